@@ -1,0 +1,126 @@
+"""The command line: finds the benchmark, runs it, and turns user errors into exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+from .errors import UsageError
+
+PROGRAM = "python -m benchmarks"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One subcommand: the module that implements it and its line in ``--help``."""
+
+    module: str
+    help: str
+
+
+COMMANDS: dict[str, Entry] = {
+    "cora": Entry("cora", "accuracy, time and memory on Cora: GATv2 (ours, PyG's, dense) and GAT"),
+    "dictionary-lookup": Entry(
+        "dictionary_lookup", "the task only dynamic attention can solve, for k = 4 ... 20"
+    ),
+    "citation": Entry("citation", "test accuracy on Cora, CiteSeer and PubMed over many seeds"),
+    "heterophily": Entry("heterophily", "ROC AUC on Tolokers and Minesweeper, ten given splits"),
+    "noise": Entry("noise", "accuracy as random edges are added to the graph"),
+    "report": Entry("report", "one self-contained HTML page (and Markdown) of all results found"),
+    "readme": Entry("readme", "fill the marked sections of README.md from the result files"),
+}
+
+# What `python -m benchmarks` alone runs, in order, before the report.
+MAIN_JOB: tuple[tuple[str, ...], ...] = (
+    ("cora",),
+    ("dictionary-lookup", "--quick"),
+    ("speed", "--quick"),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are a single line."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _listing() -> str:
+    width = max(map(len, COMMANDS))
+    return "\n".join(f"  {name:<{width}}  {entry.help}" for name, entry in COMMANDS.items())
+
+
+def _main_parser() -> argparse.ArgumentParser:
+    from . import options
+
+    parser = _Parser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} [SUBCOMMAND] [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Benchmarks of gatv2_pyg. Without a subcommand: cora, the quick forms of\n"
+            "dictionary-lookup and speed, then the report; about 5 minutes on 2 cores.\n\n"
+            f"subcommands:\n{_listing()}\n\n"
+            f"`{PROGRAM} SUBCOMMAND --help` shows the options of one."
+        ),
+    )
+    options.add_run(parser)
+    options.add_data(parser)
+    options.add_backend(parser)
+    return parser
+
+
+def _load(name: str) -> ModuleType:
+    if name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        raise UsageError(f"unknown subcommand {name!r}: expected one of {known}")
+    return importlib.import_module(f"{__package__}.{COMMANDS[name].module}")
+
+
+def run_command(name: str, argv: Sequence[str]) -> None:
+    """Parses ``argv`` for the subcommand ``name``, runs it and writes its result files."""
+    module = _load(name)
+    parser = _Parser(
+        prog=f"{PROGRAM} {name}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(module.__doc__ or "").strip(),
+    )
+    module.add_arguments(parser)
+    args = parser.parse_args(list(argv))
+
+    from .session import Session
+
+    with Session(name, args, argv) as session:
+        result = module.run(session, args)
+        if result is not None:
+            session.finish(result)
+
+
+def _run_main_job(argv: Sequence[str]) -> None:
+    args = _main_parser().parse_args(list(argv))
+    for name, *extra in MAIN_JOB:
+        run_command(name, [*extra, *argv])
+    run_command("report", ["--out", str(args.out)])
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command line ``argv`` (without the program's name); returns the exit code."""
+    try:
+        if argv and not argv[0].startswith("-"):
+            run_command(argv[0], argv[1:])
+        else:
+            _run_main_job(argv)
+    except UsageError as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            f"{PROGRAM}: interrupted; finished parts are kept, the same command goes on from there",
+            file=sys.stderr,
+        )
+        return 130
+    return 0

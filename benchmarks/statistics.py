@@ -1,0 +1,65 @@
+"""Numbers as they are reported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def std(values: Sequence[float]) -> float:
+    """Sample standard deviation (divides by n - 1); 0 for a single value."""
+    if len(values) < 2:
+        return 0.0
+    centre = mean(values)
+    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The q-quantile (0 <= q <= 1), linear between the neighbouring values."""
+    ordered = sorted(values)
+    place = q * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def median(values: Sequence[float]) -> float:
+    return quantile(values, 0.5)
+
+
+def percent(values: Sequence[float], digits: int = 1) -> str:
+    """Mean ± standard deviation of fractions, in percent."""
+    text = f"{100 * mean(values):.{digits}f}"
+    return f"{text} ± {100 * std(values):.{digits}f}" if len(values) > 1 else text
+
+
+def duration(seconds: float) -> str:
+    """A time with three significant digits and its unit."""
+    for unit, scale in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if seconds * scale >= 1 or unit == "µs":
+            return f"{_significant(seconds * scale)} {unit}"
+    raise AssertionError
+
+
+def size(count: float) -> str:
+    """A number of bytes in MiB or GiB."""
+    if count >= 2**30:
+        return f"{count / 2**30:.2f} GiB"
+    return f"{_significant(count / 2**20)} MiB"
+
+
+def ratio(value: float) -> str:
+    """A ratio with two significant digits or to the unit, e.g. ``0.85×``, ``8.1×``, ``23×``."""
+    if value >= 10:
+        return f"{value:.0f}×"
+    return f"{value:.1f}×" if value >= 1 else f"{value:.2f}×"
+
+
+def _significant(value: float) -> str:
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
