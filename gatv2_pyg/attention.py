@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from torch_geometric.nn import MessagePassing
-from torch_geometric.utils import is_sparse, to_edge_index
+from torch_geometric.utils import is_sparse, scatter, to_edge_index
 
 __all__ = [
     "AttentionWeights",
@@ -84,8 +84,8 @@ def attention_entropy(
             0 is attention to a single key and 1 is uniform attention.
 
     Returns:
-        [N, H] entropies (float32 for half-precision weights). NaN where undefined: for a query without edges, and with `normalize` for
-        a query with one edge.
+        [N, H] entropies (float32 for half-precision weights). NaN where undefined: for a query
+        without edges, and with `normalize` for a query with one edge.
 
     Raises:
         ValueError: on wrong shapes or indices, or if some query's weights do not sum to 1 (as with
@@ -132,7 +132,7 @@ def mean_attention_entropy(
     entropy = attention_entropy(edge_index, alpha, num_nodes, normalize=normalize)
     size = entropy.size(0)
     if isinstance(weight, Tensor):
-        if weight.shape != (size,) or (weight.numel() and float(weight.min()) < 0):
+        if weight.shape != (size,) or (weight.numel() and float(weight.detach().min()) < 0):
             raise ValueError(
                 f"'weight' must hold {size} non-negative numbers, one for each query, but has "
                 f"shape {tuple(weight.shape)}"
@@ -168,7 +168,7 @@ def rank_agreement(
 
     Args:
         edge_index: [2, E] integer edges, row 0 the keys, row 1 the queries.
-        alpha: [E, H] or [E] weights or scores; those of parallel edges are added up.
+        alpha: [E, H] or [E] weights or scores. Of parallel edges the strongest counts.
         num_pairs: how many paths to draw at most. Time and memory grow with the square of the
             number of keys that a pair shares.
         rtol: two weights are tied if they differ by at most `rtol` times the larger magnitude.
@@ -190,8 +190,7 @@ def rank_agreement(
     num_queries = _num_nodes(edge_index[1], None, "num_nodes")
 
     code, inverse = torch.unique(edge_index[1] * num_keys + edge_index[0], return_inverse=True)
-    alpha = alpha.detach()
-    alpha = alpha.new_zeros(code.numel(), alpha.size(1)).index_add_(0, inverse, alpha)
+    alpha = scatter(alpha.detach(), inverse, dim_size=code.numel(), reduce="max")
 
     queries, num_paths, complete = _query_pairs(code, num_keys, num_queries, num_pairs, generator)
     tau, num_shared = _kendall_tau_b(code, alpha, queries, num_keys, num_queries, rtol)
@@ -497,7 +496,7 @@ def _check(edge_index: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
             f"'edge_index' and 'alpha' must be on one device, not on {edge_index.device} and "
             f"{alpha.device}"
         )
-    if not bool(alpha.isfinite().all()):
+    if not bool(alpha.detach().isfinite().all()):
         raise ValueError("'alpha' must be finite, but holds infinite or NaN values")
     if num_edges and int(edge_index.min()) < 0:
         raise ValueError(f"'edge_index' must not be negative, but holds {int(edge_index.min())}")
@@ -518,6 +517,7 @@ def _num_nodes(index: Tensor, given: int | None, name: str) -> int:
 
 
 def _check_distribution(query: Tensor, alpha: Tensor, degree: Tensor) -> None:
+    alpha = alpha.detach()
     total = alpha.new_zeros(degree.numel(), alpha.size(1), dtype=torch.float64)
     total.index_add_(0, query, alpha.double())
     error = (total - 1).abs().masked_fill((degree == 0).unsqueeze(1), 0)
