@@ -1,1 +1,19 @@
 """GATv2 attention for PyTorch Geometric without ever building an ``[E, H, C]`` tensor."""
+
+from gatv2_pyg.backends import Backend, use_backend
+from gatv2_pyg.cache import set_graph_cache
+from gatv2_pyg.conv import GATv2Conv
+from gatv2_pyg.functional import gatv2_attention
+from gatv2_pyg.graph import EdgeIndexError, Graph
+
+__all__ = [
+    "Backend",
+    "EdgeIndexError",
+    "GATv2Conv",
+    "Graph",
+    "gatv2_attention",
+    "set_graph_cache",
+    "use_backend",
+]
+
+__version__ = "0.1.0"

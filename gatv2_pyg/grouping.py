@@ -132,8 +132,13 @@ def cut_rows(ptr: Tensor, max_degree: int | None = None) -> tuple[Tensor, Tensor
 
 def cut_rows_bounded(ptr: Tensor, num_positions: int) -> tuple[Tensor, Tensor]:
     """:func:`cut_rows` with the sizes replaced by bounds: no size depends on data."""
-    num_cuts = num_positions // (PIECE + 1)
-    return _piece_tables(ptr, _pieces_per_row(ptr), 2 * num_cuts + num_positions // PIECE, num_cuts)
+    num_cuts, num_pieces = table_bounds(num_positions)
+    return _piece_tables(ptr, _pieces_per_row(ptr), num_pieces, num_cuts)
+
+
+def table_bounds(num_positions: int) -> tuple[int, int]:
+    """How many long rows, and pieces of them, so many edges can have at most."""
+    return num_positions // (PIECE + 1), 2 * (num_positions // (PIECE + 1))
 
 
 def _pieces_per_row(ptr: Tensor) -> Tensor:
@@ -144,9 +149,8 @@ def _pieces_per_row(ptr: Tensor) -> Tensor:
 def _piece_tables(
     ptr: Tensor, count: Tensor, num_pieces: int, num_cuts: int
 ) -> tuple[Tensor, Tensor]:
-    if count.numel() == 0 or num_pieces == 0:
-        empty = ptr.new_empty((0, 3))
-        return empty, empty
+    if count.numel() == 0:
+        return ptr.new_full((num_pieces, 3), -1), ptr.new_full((num_cuts, 3), -1)
     end = count.cumsum(0)
     piece = torch.arange(num_pieces, dtype=end.dtype, device=ptr.device)
     row = torch.searchsorted(end, piece, right=True).clamp_(max=count.numel() - 1)

@@ -1,10 +1,10 @@
 """GATv2 attention in plain torch: the executable specification, and the judge of the kernels.
 
-:func:`forward` and :func:`backward` have the signatures of the kernels' launchers, so one test suite
-runs over all of them.  Both are differentiable, which gives second derivatives.  They build
+:func:`forward` and :func:`backward` have the signatures of the kernels' launchers, so one test
+suite runs over all of them.  Both are differentiable, which gives second derivatives.  They build
 ``[E, H, C]`` tensors: this is the mathematics, not the way to run it.
 
-``(n)`` in a comment is a formula, with edge ``e`` from source ``j`` to destination ``i``, per head::
+``(n)`` in a comment is a formula; edge ``e`` goes from source ``j`` to destination ``i``::
 
     (1) z_e  = x_src[j] + x_dst[i] (+ edge_attr[e] @ W_edge^T)
     (2) s_e  = <att, LeakyReLU(z_e)> ;  lse_i = log sum_e exp s_e ;  alpha_e = exp(s_e - lse_i)

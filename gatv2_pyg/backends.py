@@ -1,0 +1,141 @@
+"""Which backend a call takes, and why: one place selects, refuses and explains."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import importlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+BACKENDS = ("auto", "fused", "triton", "scatter", "reference")
+
+_override: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+
+
+class Backend(NamedTuple):
+    """The path a call takes."""
+
+    name: str
+    """``"fused"``, ``"triton"``, ``"scatter"`` or ``"reference"``."""
+    reason: str
+    """Why this one; under ``"auto"``, also why none of those before it."""
+    kernels: str | None = None
+    """The module of :mod:`gatv2_pyg.kernels` that runs it, for the fused ones."""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+def check_backend_name(name: str) -> str:
+    """Returns ``name``; raises ValueError unless it is one of :data:`BACKENDS`."""
+    if name not in BACKENDS:
+        raise ValueError(f"Expected 'backend' to be one of {', '.join(BACKENDS)}, got {name!r}")
+    return name
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Context manager: all layers and :func:`gatv2_pyg.gatv2_attention` use this backend.
+
+    It goes before a layer's own ``backend``.
+
+    Args:
+        name: ``"fused"`` (C++ on CPU, Triton on CUDA), ``"triton"`` (on CPU tensors too, when
+            ``TRITON_INTERPRET=1`` was set before Triton was imported), ``"scatter"``
+            (``torch_scatter``), ``"reference"`` (plain torch) or ``"auto"`` (the first of fused,
+            scatter, reference that applies).  Any but ``"auto"`` raises where it can't be used.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    token = _override.set(check_backend_name(name))
+    try:
+        yield
+    finally:
+        _override.reset(token)
+
+
+def requested_backend(own: str) -> str:
+    """The name in force: that of :func:`use_backend`, else the caller's own."""
+    return _override.get() or own
+
+
+def select_backend(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
+    """The backend for inputs of this device and dtype.
+
+    Raises:
+        RuntimeError: a backend asked for by name can't be used; the message says why.
+    """
+    if name != "auto":
+        reason = refusal(name, device, dtype)
+        if reason is not None:
+            raise RuntimeError(f"backend={name!r} can't be used: {reason}")
+        return Backend(name, "asked for by name", _kernels_of(name, device))
+    reasons = []
+    for candidate in ("fused", "scatter"):
+        reason = refusal(candidate, device, dtype)
+        if reason is None:
+            because = "; ".join(reasons) or f"fused kernels run {dtype} on {device.type}"
+            return Backend(candidate, because, _kernels_of(candidate, device))
+        reasons.append(f"not {candidate}: {reason}")
+    return Backend("reference", "; ".join(reasons))
+
+
+def refusal(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the backend can't take inputs of this device and dtype; None if it can."""
+    if name == "reference":
+        return None
+    if name == "scatter":
+        if torch.compiler.is_compiling():
+            return "torch_scatter's operators can't be traced by torch.compile"
+        return _missing("torch_scatter")
+    if name == "fused" and device.type not in ("cpu", "cuda"):
+        return f"there are no fused kernels for {device.type} tensors"
+    if _transforms_active():
+        return "torch.func transforms and forward-mode AD need operations that torch can follow"
+    kernels = _kernels_of(name, device)
+    reason = _unavailable(kernels)
+    if reason is None and kernels == "triton":
+        reason = _triton_refusal(str(device), dtype)
+    return reason
+
+
+def _kernels_of(name: str, device: torch.device) -> str | None:
+    if name == "triton" or (name == "fused" and device.type == "cuda"):
+        return "triton"
+    return "cpu" if name == "fused" else None
+
+
+def _transforms_active() -> bool:
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or (
+        torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+@torch.compiler.assume_constant_result
+def _missing(module: str) -> str | None:
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError) as error:
+        return f"{module} can't be imported ({error})"
+    return None
+
+
+@torch.compiler.assume_constant_result
+def _unavailable(kernels: str) -> str | None:
+    try:
+        module = importlib.import_module(f"gatv2_pyg.kernels.{kernels}")
+    except ImportError as error:
+        return str(error)
+    return module.unavailable()
+
+
+@torch.compiler.assume_constant_result
+def _triton_refusal(device: str, dtype: torch.dtype) -> str | None:
+    module = importlib.import_module("gatv2_pyg.kernels.triton")
+    return module.unsupported(torch.device(device), dtype)
