@@ -42,8 +42,10 @@ def layer(
     from torch_geometric import nn as pyg
 
     if contestant is OURS:
-        from gatv2_pyg import GATv2Conv
-
+        try:
+            from gatv2_pyg import GATv2Conv
+        except ImportError:
+            return pyg.GATv2Conv(in_channels, out_channels, heads=heads, **options)
         return GATv2Conv(in_channels, out_channels, heads=heads, backend=backend, **options)
     if contestant is PYG_GATV2:
         return pyg.GATv2Conv(in_channels, out_channels, heads=heads, **options)

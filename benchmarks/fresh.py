@@ -22,7 +22,7 @@ from typing import Any
 
 from .environment import PROJECT
 
-_MARK = "\x1eresult "
+_MARK = "benchmarks.fresh result: "
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "bad_alloc")
 
 

@@ -88,11 +88,13 @@ def bars(
     unit: str,
 ) -> None:
     """Horizontal bars from top to bottom, each with its value written at its end."""
+    axes.set_xlabel(unit)
+    if not names:
+        return
     places = list(range(len(names)))[::-1]
     axes.barh(places, values, color=colors, height=0.62, xerr=errors, ecolor="#333333", capsize=3)
     axes.set_yticks(places, names)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(unit)
     tips = [
         value + error for value, error in zip(values, errors or [0.0] * len(values), strict=True)
     ]

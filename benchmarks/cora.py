@@ -1,0 +1,434 @@
+"""The main job: accuracy, time and memory of four attention layers on Cora.
+
+The two-layer set-up of the GAT paper (8 heads of 8 channels, ELU, one output head, dropout 0.6
+on inputs and attention, Adam with learning rate 0.005 and weight decay 5e-4, row-normalised
+features, public split, checkpoint chosen on validation) with gatv2_pyg's GATv2Conv, PyG's
+GATv2Conv, the original GAT (PyG's GATConv), and GATv2 as dense attention over all N x N pairs.
+
+Before anything is timed, the GATv2 layers get the same weights and must agree in float64.
+Training steps are timed with the contestants in turn; the memory of a training step is measured
+in a fresh process each. Dense attention takes seconds a step: it is timed over a few steps, and
+trained only with --dense-epochs. Where Cora can't be had, a generated stand-in takes its place
+and is named in every table and picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import fresh, options, plots, results, statistics, timing
+from .contestants import DENSE, GAT, OURS, PYG_GATV2, Contestant
+from .data import Dataset, load_or_stand_in
+from .dense import dense_bias
+from .environment import memory_available
+from .models import TwoLayerGAT
+from .session import Bar, Session
+from .store import Store
+from .training import NodeTask, adam, fit, train_step
+
+SPARSE = (OURS, PYG_GATV2, GAT)
+ALL = (*SPARSE, DENSE)
+LEARNING_RATE, WEIGHT_DECAY = 0.005, 5e-4
+TOLERANCE = 1e-10
+DENSE_STEPS = 3
+# One [N, N, C] tensor per head of both layers, and some [N, N] ones.
+DENSE_BYTES = 6 * 2**30
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    options.add_training(parser, seeds="3, quick 1", epochs="200, quick 30")
+    parser.add_argument(
+        "--dense-epochs",
+        type=options.whole(),
+        metavar="N",
+        help="train dense attention too, over N epochs (seconds each) of every seed "
+        f"(default: only timed, over {DENSE_STEPS} steps)",
+    )
+    parser.add_argument(
+        "--no-dense", action="store_true", help="leave dense attention out (it needs some 6 GiB)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=options.whole(),
+        metavar="N",
+        help="timed training steps of each layer, in turn (default: 40, quick 10)",
+    )
+    options.add_quick(parser, "1 seed, 30 epochs, 10 timed steps")
+    options.add_run(parser)
+    options.add_data(parser)
+    options.add_backend(parser)
+
+
+def make_model(contestant: Contestant, dataset: Dataset, backend: str) -> TwoLayerGAT:
+    """The two-layer network of the GAT paper with a contestant's layer."""
+    return TwoLayerGAT(contestant, dataset.data.num_features, dataset.num_classes, backend=backend)
+
+
+def make_task(contestant: Contestant, dataset: Dataset, device: str) -> NodeTask:
+    """Cora for a contestant: dense attention takes a bias where the others take edges."""
+    edges = dataset.data.edge_index
+    if contestant is DENSE:
+        edges = dense_bias(edges.to(device), dataset.data.num_nodes)
+    return NodeTask(dataset.data, edges, device)
+
+
+def _train(
+    contestant: Contestant, dataset: Dataset, device: str, backend: str, seed: int, epochs: int
+) -> dict[str, Any]:
+    torch.manual_seed(seed)
+    model = make_model(contestant, dataset, backend).to(device)
+    found = fit(
+        model,
+        make_task(contestant, dataset, device),
+        epochs=epochs,
+        lr=LEARNING_RATE,
+        weight_decay=WEIGHT_DECAY,
+    )
+    return {
+        "val": found.best["val"],
+        "test": found.best["test"],
+        "epoch": found.best_epoch,
+        "epoch_seconds": statistics.median(found.epoch_seconds),
+    }
+
+
+def _disagreement(
+    contestant: Contestant, reference: nn.Module, dataset: Dataset, device: str, backend: str
+) -> float:
+    """Largest difference to ``reference`` (PyG's GATv2 model) with its weights, in float64."""
+    edge_index = dataset.data.edge_index.to(device)
+    model = make_model(contestant, dataset, backend)
+    model.load_state_dict(reference.state_dict())
+    model = model.to(device).double().eval()
+    x = dataset.data.x.to(device).double()
+    with torch.no_grad():
+        expected = reference(x, edge_index)
+        out = model(x, make_task(contestant, dataset, device).edges)
+    return float((out - expected).abs().max())
+
+
+def _stepper(contestant: Contestant, dataset: Dataset, device: str, backend: str) -> Any:
+    torch.manual_seed(0)
+    model = make_model(contestant, dataset, backend).to(device)
+    (batch,) = make_task(contestant, dataset, device).batches()
+    optimizer = adam(model, LEARNING_RATE, WEIGHT_DECAY)
+    return lambda: train_step(model, optimizer, batch)
+
+
+def memory_step(contestant: str, data: str | None, device: str, backend: str) -> fresh.Step:
+    """A training step for :func:`benchmarks.fresh.measure`, with Cora loaded."""
+    chosen = next(c for c in ALL if c.key == contestant)
+    dataset = load_or_stand_in("Cora", data, lambda line: None)
+    step = _stepper(chosen, dataset, device, backend)
+
+    small = 16
+    edges = torch.tensor([[0, 1, 2], [1, 2, 0]], device=device)
+    model = make_model(chosen, dataset, backend).to(device)
+    x = dataset.data.x[:small].to(device)
+
+    def warm() -> None:
+        model(x, dense_bias(edges, small) if chosen is DENSE else edges).sum().backward()
+
+    def run() -> None:
+        step()
+
+    return fresh.Step(run, warm, device)
+
+
+def _peak_memory(arguments: dict[str, Any]) -> tuple[int | None, str | None]:
+    measured = fresh.measure("benchmarks.cora:memory_step", arguments)
+    return measured.peak_bytes, measured.failure
+
+
+class _Run:
+    """The units of one run of this benchmark, each kept as it is finished."""
+
+    def __init__(self, session: Session, args: argparse.Namespace) -> None:
+        self.session, self.args = session, args
+        self.seeds = session.choose(args.seeds, full=3, quick=1)
+        self.epochs = session.choose(args.epochs, full=200, quick=30)
+        self.rounds = session.choose(args.rounds, full=40, quick=10)
+        self.dataset = load_or_stand_in("Cora", args.data, session.line)
+        self.store: Store = session.store()
+        self.notes: list[str] = []
+        self.dense = not args.no_dense and self._dense_fits()
+        self.contestants = ALL if self.dense else SPARSE
+
+    def _dense_fits(self) -> bool:
+        available = memory_available()
+        if self.session.device != "cpu" or available is None or available > DENSE_BYTES:
+            return True
+        self.notes.append(
+            f"Dense attention is left out: it needs {statistics.size(DENSE_BYTES)}, "
+            f"{statistics.size(available)} are free."
+        )
+        return False
+
+    def _key(self, what: str, contestant: Contestant | None = None, **more: Any) -> dict[str, Any]:
+        key = {"what": what, "stand_in": self.dataset.stand_in, "backend": self.args.backend}
+        return key | ({"model": contestant.key} if contestant else {}) | more
+
+    def agreement(self, bar: Bar) -> dict[str, float]:
+        """Differences in float64; a layer that disagrees is not timed."""
+        torch.manual_seed(0)
+        device = self.session.device
+        reference = make_model(PYG_GATV2, self.dataset, "auto").to(device).double().eval()
+        found = {}
+        for contestant in (c for c in self.contestants if c in (OURS, DENSE)):
+            bar.say(f"checking {contestant.label}")
+            found[contestant.key] = self.store.unit(
+                self._key("agreement", contestant),
+                functools.partial(
+                    _disagreement, contestant, reference, self.dataset, device, self.args.backend
+                ),
+            )
+            bar.advance()
+        return found
+
+    def training(self, bar: Bar) -> dict[str, list[dict[str, Any]]]:
+        found: dict[str, list[dict[str, Any]]] = {c.key: [] for c in self.contestants}
+        for seed in range(self.seeds):
+            for contestant in self.contestants:
+                epochs = self.args.dense_epochs if contestant is DENSE else self.epochs
+                if epochs is None:
+                    continue
+                bar.say(f"training {contestant.label}, seed {seed}")
+                found[contestant.key].append(
+                    self.store.unit(
+                        self._key("training", contestant, seed=seed, epochs=epochs),
+                        lambda c=contestant, s=seed, e=epochs: _train(
+                            c, self.dataset, self.session.device, self.args.backend, s, e
+                        ),
+                    )
+                )
+                bar.advance()
+        return found
+
+    def times(self, bar: Bar, agreement: dict[str, float]) -> dict[str, list[float]]:
+        """Seconds of training steps: the sparse layers in turn, then dense attention."""
+
+        def measure(contestants: list[Contestant], rounds: int, warmup: int) -> dict[str, Any]:
+            steps = {
+                c.key: _stepper(c, self.dataset, self.session.device, self.args.backend)
+                for c in contestants
+            }
+            device = self.session.device
+            return timing.alternate(steps, rounds=rounds, warmup=warmup, device=device)
+
+        agreed = [c for c in self.contestants if agreement.get(c.key, 0.0) <= TOLERANCE]
+        sparse = [c for c in agreed if c is not DENSE]
+        bar.say("timing training steps in turn")
+        keys = [c.key for c in sparse]
+        found = dict(
+            self.store.unit(
+                self._key("times", models=keys, rounds=self.rounds),
+                lambda: measure(sparse, self.rounds, 5),
+            )
+        )
+        bar.advance()
+        if DENSE in agreed:
+            bar.say(f"timing {DENSE.label}")
+            found |= self.store.unit(
+                self._key("times", DENSE, rounds=DENSE_STEPS),
+                lambda: measure([DENSE], DENSE_STEPS, 1),
+            )
+            bar.advance()
+        return found
+
+    def memory(self, bar: Bar) -> dict[str, int | None]:
+        """Peak bytes of a training step in a fresh process each; None where it failed."""
+        found: dict[str, int | None] = {}
+        for contestant in self.contestants:
+            bar.say(f"memory of {contestant.label}")
+            arguments = {
+                "contestant": contestant.key,
+                "data": str(self.args.data) if self.args.data else None,
+                "device": self.session.device,
+                "backend": self.args.backend,
+            }
+            peak, failure = self.store.unit(
+                self._key("memory", contestant), functools.partial(_peak_memory, arguments)
+            )
+            found[contestant.key] = peak
+            if failure:
+                self.notes.append(f"Memory of {contestant.label} was not measured: {failure}.")
+            bar.advance()
+        return found
+
+    def total(self) -> int:
+        """Units of the progress bar."""
+        trained = len(SPARSE) + bool(self.dense and self.args.dense_epochs)
+        return 2 + self.seeds * trained + 1 + len(self.contestants) + self.dense - (not self.dense)
+
+
+def run(session: Session, args: argparse.Namespace) -> results.Result:
+    job = _Run(session, args)
+    with session.progress("cora", job.total()) as bar:
+        agreement = job.agreement(bar)
+        trained = job.training(bar)
+        times = job.times(bar, agreement)
+        memory = job.memory(bar)
+    return _result(job, agreement, trained, times, memory)
+
+
+def _relative(value: float | None, ours: float | None) -> str:
+    return statistics.ratio(value / ours) if value and ours else "–"
+
+
+def _result(
+    job: _Run,
+    agreement: dict[str, float],
+    trained: dict[str, list[dict[str, Any]]],
+    times: dict[str, list[float]],
+    memory: dict[str, int | None],
+) -> results.Result:
+    epoch = {key: statistics.median(seconds) for key, seconds in times.items()}
+    test = {key: [unit["test"] for unit in units] for key, units in trained.items()}
+    rows = []
+    for contestant in job.contestants:
+        key = contestant.key
+        seconds, peak = epoch.get(key), memory.get(key)
+        rows.append(
+            [
+                contestant.label,
+                statistics.percent(test[key]) if test[key] else "not trained",
+                statistics.duration(seconds) if seconds else "disagrees, not timed",
+                _relative(seconds, epoch.get(OURS.key)),
+                statistics.size(peak) if peak is not None else "–",
+                _relative(peak, memory.get(OURS.key)),
+            ]
+        )
+    data = job.dataset.data
+    name = job.dataset.label
+    table = results.Table(
+        f"{name}: {data.num_nodes:,} nodes, {data.num_edges:,} edges",
+        ["layer", "test accuracy (%)", "epoch", "to ours", "peak memory of a step", "to ours"],
+        rows,
+        note=_note(job, agreement),
+        highlight=OURS.label,
+    )
+    return results.Result(
+        title=f"{name} in the set-up of the GAT paper",
+        headline=_headline(job, test, epoch, memory),
+        settings={
+            "seeds": list(range(job.seeds)),
+            "epochs": job.epochs,
+            "dense epochs": job.args.dense_epochs or "not trained",
+            "timed steps": job.rounds,
+            "timed dense steps": DENSE_STEPS,
+            "backend": job.args.backend,
+            "device": job.session.device,
+        },
+        tables=[table],
+        pictures=[_picture(job, test, epoch, memory)],
+        data={
+            "agreement_float64": agreement,
+            "training": trained,
+            "step_seconds": times,
+            "peak_bytes": memory,
+        },
+        notes=[
+            "Most of an epoch here is the first linear map and the dropout of its 1,433 input "
+            "features, which all sparse layers share; `speed` measures the attention itself.",
+            *job.notes,
+        ],
+        stand_in=job.dataset.stand_in,
+    )
+
+
+def _note(job: _Run, agreement: dict[str, float]) -> str:
+    worst = max(agreement.values())
+    text = (
+        f"Accuracy: mean ± standard deviation over {job.seeds} seeds. Epoch: median of "
+        f"{job.rounds} training steps, the sparse layers in turn"
+    )
+    text += f" ({DENSE_STEPS} steps of dense attention)" if job.dense else ""
+    text += (
+        ". Memory: highest resident memory of a training step over its loaded inputs, in a fresh "
+        f"process. With PyG's weights the GATv2 layers differ from it by at most {worst:.0e} in "
+        "float64."
+    )
+    return text
+
+
+def _headline(
+    job: _Run,
+    test: dict[str, list[float]],
+    epoch: dict[str, float],
+    memory: dict[str, int | None],
+) -> str:
+    parts = [
+        f"{job.dataset.label}, {job.seeds} seeds: test accuracy "
+        f"{statistics.percent(test[OURS.key])} % with gatv2_pyg, "
+        f"{statistics.percent(test[PYG_GATV2.key])} % with PyG's GATv2Conv, "
+        f"{statistics.percent(test[GAT.key])} % with GAT."
+    ]
+    if OURS.key in epoch:
+        against = epoch[PYG_GATV2.key] / epoch[OURS.key]
+        parts.append(
+            f"An epoch takes {statistics.duration(epoch[OURS.key])}; PyG's GATv2Conv takes "
+            f"{statistics.ratio(against)} as long"
+            + (
+                f", dense attention {statistics.ratio(epoch[DENSE.key] / epoch[OURS.key])}."
+                if DENSE.key in epoch
+                else "."
+            )
+        )
+    return " ".join(parts)
+
+
+def _picture(
+    job: _Run,
+    test: dict[str, list[float]],
+    epoch: dict[str, float],
+    memory: dict[str, int | None],
+) -> results.Picture:
+    with plots.style():
+        figure, (left, middle, right) = plots.panels(3, size=(4.6, 2.9))
+        trained = [c for c in job.contestants if test[c.key]]
+        plots.bars(
+            left,
+            [c.label for c in trained],
+            [100 * statistics.mean(test[c.key]) for c in trained],
+            errors=[100 * statistics.std(test[c.key]) for c in trained],
+            colors=[c.color for c in trained],
+            texts=[statistics.percent(test[c.key]) for c in trained],
+            unit="test accuracy (%)",
+        )
+        left.set_title("Accuracy")
+        timed = [c for c in job.contestants if c.key in epoch]
+        middle.set_xscale("log")
+        plots.bars(
+            middle,
+            [c.label for c in timed],
+            [1e3 * epoch[c.key] for c in timed],
+            colors=[c.color for c in timed],
+            texts=[statistics.duration(epoch[c.key]) for c in timed],
+            unit="time (ms, log scale)",
+        )
+        middle.set_title("Training epoch")
+        peaks = [c for c in job.contestants if memory.get(c.key)]
+        right.set_xscale("log")
+        plots.bars(
+            right,
+            [c.label for c in peaks],
+            [(memory[c.key] or 0) / 2**20 for c in peaks],
+            colors=[c.color for c in peaks],
+            texts=[statistics.size(memory[c.key] or 0) for c in peaks],
+            unit="memory (MiB, log scale)",
+        )
+        right.set_title("Peak memory of a step")
+        for axes in (middle, right):
+            axes.tick_params(labelleft=len(timed) != len(trained) or len(peaks) != len(timed))
+    return results.Picture(
+        figure,
+        f"{job.dataset.label}: test accuracy (mean over {job.seeds} seeds; error bars: standard "
+        f"deviation), median time of a training epoch, and peak memory of a training step.",
+        f"Accuracy, epoch time and memory of {len(job.contestants)} attention layers on "
+        f"{job.dataset.label}",
+    )
