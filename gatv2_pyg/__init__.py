@@ -3,6 +3,7 @@
 from gatv2_pyg.backends import Backend, use_backend
 from gatv2_pyg.cache import set_graph_cache
 from gatv2_pyg.conv import GATv2Conv
+from gatv2_pyg.convert import to_pyg, use_gatv2
 from gatv2_pyg.functional import gatv2_attention
 from gatv2_pyg.graph import EdgeIndexError, Graph
 
@@ -13,7 +14,9 @@ __all__ = [
     "Graph",
     "gatv2_attention",
     "set_graph_cache",
+    "to_pyg",
     "use_backend",
+    "use_gatv2",
 ]
 
 __version__ = "0.1.0"

@@ -12,7 +12,7 @@ import torch_geometric.nn
 from torch.nn.utils import parametrize
 from torch_geometric.nn import MessagePassing
 
-from .conv import GATv2Conv
+from gatv2_pyg.conv import GATv2Conv
 
 __all__ = ["to_pyg", "use_gatv2"]
 
