@@ -1,0 +1,85 @@
+"""The Triton kernels.  Importing this module does not import Triton; calling it does.
+
+On CUDA they run as they are; on CPU tensors only where ``TRITON_INTERPRET=1`` was set before
+Triton was imported.  ``forward`` and ``backward`` have the signatures of
+:mod:`gatv2_pyg.reference`.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from gatv2_pyg.kernels.triton.tiles import MAX_CHANNELS
+
+__all__ = ["backward", "forward", "unavailable", "unsupported"]
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why these kernels can't run in this process, or None where they can."""
+    try:
+        from gatv2_pyg.kernels.triton.launch import interpreted
+    except ImportError as error:
+        return f"Triton can't be imported ({error})"
+    if interpreted() or torch.cuda.is_available():
+        return None
+    return (
+        "there is no CUDA device, and Triton runs on CPU tensors only if TRITON_INTERPRET=1 is set "
+        "before it is imported"
+    )
+
+
+def unsupported(x_src: Tensor) -> str | None:
+    """Why these kernels can't run on features like ``x_src [N_src, H, C]``, or None."""
+    reason = unavailable()
+    if reason is not None:
+        return reason
+    if x_src.dtype not in _DTYPES:
+        return f"the Triton kernels take float32, bfloat16 and float16, not {x_src.dtype}"
+    if x_src.size(2) > MAX_CHANNELS:
+        return (
+            f"the Triton kernels take at most {MAX_CHANNELS} channels a head, not {x_src.size(2)}"
+        )
+    if x_src.device.type == "cuda":
+        return _unsupported_device(x_src.device.index, x_src.dtype)
+    from gatv2_pyg.kernels.triton.launch import interpreted
+
+    if x_src.device.type == "cpu" and interpreted():
+        return None
+    return (
+        f"Triton does not run on {x_src.device.type} tensors (on cpu tensors only if "
+        "TRITON_INTERPRET=1 is set before it is imported)"
+    )
+
+
+@functools.cache
+def _unsupported_device(index: int, dtype: torch.dtype) -> str | None:
+    if torch.version.hip is not None:
+        return "the Triton kernels are written for NVIDIA GPUs"
+    major, minor = torch.cuda.get_device_capability(index)
+    needed = 8 if dtype == torch.bfloat16 else 7
+    if major < needed:
+        return (
+            f"the Triton kernels need compute capability {needed}.0 for {dtype}, and "
+            f"{torch.cuda.get_device_name(index)} has {major}.{minor}"
+        )
+    return None
+
+
+def forward(*args) -> tuple[Tensor, Tensor, Tensor | None]:
+    """:func:`gatv2_pyg.reference.forward` on one device, in float32, bfloat16 or float16."""
+    from gatv2_pyg.kernels.triton import launch
+
+    return launch.forward(*args)
+
+
+def backward(*args) -> tuple[Tensor | None, ...]:
+    """:func:`gatv2_pyg.reference.backward` on one device, in float32, bfloat16 or float16."""
+    from gatv2_pyg.kernels.triton import launch
+
+    return launch.backward(*args)

@@ -1,0 +1,243 @@
+"""Backward by destination: D_i of (5), then (4)-(7) and the gradients of the edge features."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from gatv2_pyg.kernels.triton.common import (
+    add_edge_features,
+    edge_ids,
+    keep_of,
+    load_items,
+    slope_of,
+)
+
+
+@triton.jit(do_not_specialize=["num_rows", "num_pieces"])
+def row_dot_kernel(
+    grad_out,
+    out,
+    grad_alpha,
+    alpha,
+    ptr,
+    eid,
+    pieces,
+    delta,
+    piece_delta,
+    num_rows,
+    num_pieces,
+    H: tl.constexpr,
+    C: tl.constexpr,
+    BR: tl.constexpr,
+    BE: tl.constexpr,
+    BH: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """(5): D_i = <g_i, out_i> + sum_e (keep_e alpha_e) grad_alpha_e.
+
+    Pieces of a long row leave their part of the sum, the first of them with <g_i, out_i>.
+    """
+    F: tl.constexpr = H * C
+    group = tl.program_id(0).to(tl.int64)
+    row, piece, begin, end, is_row, is_piece = load_items(
+        group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
+    )
+    h = tl.program_id(1) * BH + tl.arange(0, BH)
+    c = tl.arange(0, BC)
+    f = h[:, None] * C + c[None, :]
+    item = is_row | is_piece
+    first = item & (begin == tl.load(ptr + row, mask=item, other=-1))
+    target = row[:, None, None] * F + f[None, :, :]
+    mask = first[:, None, None] & ((h < H)[:, None] & (c < C)[None, :])[None, :, :]
+    g = tl.load(grad_out + target, mask=mask, other=0.0).to(tl.float32)
+    o = tl.load(out + target, mask=mask, other=0.0).to(tl.float32)
+    acc = tl.sum(g * o, 2)
+    h_mask = (h < H)[None, :]
+    if grad_alpha is not None:
+        edge = tl.arange(0, BE)
+        for start in range(0, tl.max(end - begin, 0), BE):
+            position = begin[:, None] + start + edge[None, :]
+            mask = position < end[:, None]
+            cell = edge_ids(eid, position, mask)[:, :, None] * H + h[None, None, :]
+            cell_mask = mask[:, :, None] & h_mask[None, :, :]
+            value = tl.load(alpha + cell, mask=cell_mask, other=0.0)
+            value *= tl.load(grad_alpha + cell, mask=cell_mask, other=0.0)
+            acc += tl.sum(value, 1)
+    head = row[:, None] * H + h[None, :]
+    tl.store(delta + head, acc, mask=is_row[:, None] & h_mask)
+    if piece_delta is not None:
+        head = piece[:, None] * H + h[None, :]
+        tl.store(piece_delta + head, acc, mask=is_piece[:, None] & h_mask)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "num_rows",
+        "num_pieces",
+        "num_groups",
+        "groups_per_program",
+        "num_ids",
+        "seed",
+        "threshold",
+    ]
+)
+def backward_dst_kernel(
+    grad_out,
+    grad_alpha,
+    x_src,
+    x_dst,
+    att,
+    edge_attr,
+    edge_weight,
+    lse,
+    delta,
+    ptr,
+    idx,
+    eid,
+    pieces,
+    d_x_dst,
+    piece_d_x_dst,
+    d_att,
+    d_edge_attr,
+    d_edge_weight,
+    num_rows,
+    num_pieces,
+    num_groups,
+    groups_per_program,
+    num_ids,
+    negative_slope,
+    seed,
+    threshold,
+    scale,
+    H: tl.constexpr,
+    C: tl.constexpr,
+    D: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    BR: tl.constexpr,
+    BE: tl.constexpr,
+    BH: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """A program takes ``groups_per_program`` groups of rows, one after the other.
+
+    ``d_att [programs, H * C]`` and ``d_edge_weight [programs, D, H * C]`` (zero before) receive one
+    partial sum per program; ``d_edge_attr [head groups, num_ids, D]`` one per group of heads.
+    """
+    F: tl.constexpr = H * C
+    program = tl.program_id(0).to(tl.int64)
+    h0 = tl.program_id(1) * BH
+    h = h0 + tl.arange(0, BH)
+    c = tl.arange(0, BC)
+    f = h[:, None] * C + c[None, :]
+    f_mask = (h < H)[:, None] & (c < C)[None, :]
+    a = tl.load(att + f, mask=f_mask, other=0.0)
+    edge = tl.arange(0, BE)
+    d_a = tl.zeros([BR, BH, BC], tl.float32)
+    if d_edge_weight is not None:
+        d_edge_weight += program * (D * F)
+    if d_edge_attr is not None:
+        d_edge_attr += tl.program_id(1).to(tl.int64) * num_ids * D
+
+    first_group = program * groups_per_program
+    last_group = tl.minimum(first_group + groups_per_program, num_groups)
+    for group in range(first_group, last_group):
+        row, piece, begin, end, is_row, is_piece = load_items(
+            group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
+        )
+        if DROPOUT:
+            HQ: tl.constexpr = (BH + 3) // 4
+            q = tl.arange(0, BR * BE * HQ)
+            q_edge = q // HQ % BE
+            _, _, q_begin, q_end, _, _ = load_items(
+                group, q // (BE * HQ), ptr, pieces, num_rows, num_pieces, BR
+            )
+        target = row[:, None, None] * F + f[None, :, :]
+        row_mask = (is_row | is_piece)[:, None, None] & f_mask[None, :, :]
+        xd = tl.load(x_dst + target, mask=row_mask, other=0.0).to(tl.float32)
+        g = tl.load(grad_out + target, mask=row_mask, other=0.0).to(tl.float32)
+        head = row[:, None] * H + h[None, :]
+        head_mask = (end > begin)[:, None] & (h < H)[None, :]
+        row_lse = tl.load(lse + head, mask=head_mask, other=0.0)
+        row_delta = tl.load(delta + head, mask=head_mask, other=0.0)
+
+        acc = tl.zeros([BR, BH, BC], tl.float32)
+        position = begin[:, None] + edge[None, :]
+        mask = position < end[:, None]
+        j = tl.load(idx + position, mask=mask, other=0)
+        for start in range(0, tl.max(end - begin, 0), BE):
+            x = tl.load(
+                x_src + j.to(tl.int64)[:, :, None, None] * F + f[None, None, :, :],
+                mask=mask[:, :, None, None] & f_mask[None, None, :, :],
+                other=0.0,
+            ).to(tl.float32)
+            # The next tile's ends are in flight while this one is worked on.
+            ahead = position + BE
+            j = tl.load(idx + ahead, mask=ahead < end[:, None], other=0)
+            ids = edge_ids(eid, position, mask)
+
+            z = x + xd[:, None, :, :]  # (1)
+            if edge_attr is not None:
+                z = add_edge_features(z, edge_attr, edge_weight, ids, mask, f, f_mask, D, F)
+            slope = slope_of(z, negative_slope)
+            s = tl.sum(a[None, None, :, :] * (slope * z), 3)  # (2)
+            s = tl.where(mask[:, :, None], s - row_lse[:, None, :], float("-inf"))
+            weight = tl.exp(s)
+            d_weight = tl.sum(g[:, None, :, :] * x, 3)  # (4)
+            if grad_alpha is not None:
+                d_weight += tl.load(
+                    grad_alpha + ids[:, :, None] * H + h[None, None, :],
+                    mask=mask[:, :, None] & (h < H)[None, None, :],
+                    other=0.0,
+                )
+            if DROPOUT:
+                d_weight *= keep_of(
+                    eid,
+                    q_begin,
+                    q_end,
+                    start,
+                    q_edge,
+                    q % HQ,
+                    h0,
+                    seed,
+                    threshold,
+                    scale,
+                    BR,
+                    BE,
+                    BH,
+                )
+            ds = weight * (d_weight - row_delta[:, None, :])  # (5)
+            # (6) without att, which is the same for all edges.
+            du = ds[:, :, :, None] * slope
+            acc += tl.sum(du, 1)
+            d_a += tl.sum(du * z, 1)
+            if D > 0:
+                dz = du * a[None, None, :, :]
+                for d in range(D):
+                    if d_edge_attr is not None:
+                        w = tl.load(edge_weight + d * F + f, mask=f_mask, other=0.0)
+                        de = tl.sum(tl.sum(dz * w[None, None, :, :], 3), 2)
+                        tl.store(d_edge_attr + ids * D + d, de, mask=mask)
+                    if d_edge_weight is not None:
+                        e = tl.load(edge_attr + ids * D + d, mask=mask, other=0.0)
+                        e = e.to(tl.float32)[:, :, None, None]
+                        cell = d_edge_weight + d * F + f
+                        dw = tl.load(cell, mask=f_mask, other=0.0)
+                        dw += tl.sum(tl.sum(dz * e, 1), 0)
+                        tl.store(cell, dw, mask=f_mask)
+                if d_edge_weight is not None:
+                    # The next tile reads what other threads wrote.
+                    tl.debug_barrier()
+            position = ahead
+            mask = position < end[:, None]
+
+        acc *= a[None, :, :]  # (7)
+        if d_x_dst is not None:
+            tl.store(d_x_dst + target, acc, mask=is_row[:, None, None] & f_mask[None, :, :])
+        if piece_d_x_dst is not None:
+            target = piece[:, None, None] * F + f[None, :, :]
+            tl.store(
+                piece_d_x_dst + target, acc, mask=is_piece[:, None, None] & f_mask[None, :, :]
+            )
+    if d_att is not None:
+        tl.store(d_att + program * F + f, tl.sum(d_a, 0), mask=f_mask)

@@ -1,0 +1,118 @@
+"""Backward by source: (4)-(6) again, and (8)."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from gatv2_pyg.kernels.triton.common import (
+    add_edge_features,
+    edge_ids,
+    keep_of,
+    load_items,
+    slope_of,
+)
+
+
+@triton.jit(do_not_specialize=["num_rows", "num_pieces", "seed", "threshold"])
+def backward_src_kernel(
+    grad_out,
+    grad_alpha,
+    x_src,
+    x_dst,
+    att,
+    edge_attr,
+    edge_weight,
+    lse,
+    delta,
+    ptr,
+    idx,
+    eid,
+    pieces,
+    d_x_src,
+    piece_d_x_src,
+    num_rows,
+    num_pieces,
+    negative_slope,
+    seed,
+    threshold,
+    scale,
+    H: tl.constexpr,
+    C: tl.constexpr,
+    D: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    BR: tl.constexpr,
+    BE: tl.constexpr,
+    BH: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """A row leaves ``d_x_src``; a piece of a long row leaves its part of the sum, to be merged."""
+    F: tl.constexpr = H * C
+    group = tl.program_id(0).to(tl.int64)
+    h0 = tl.program_id(1) * BH
+    row, piece, begin, end, is_row, is_piece = load_items(
+        group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
+    )
+    if DROPOUT:
+        HQ: tl.constexpr = (BH + 3) // 4
+        q = tl.arange(0, BR * BE * HQ)
+        q_edge = q // HQ % BE
+        _, _, q_begin, q_end, _, _ = load_items(
+            group, q // (BE * HQ), ptr, pieces, num_rows, num_pieces, BR
+        )
+
+    h = h0 + tl.arange(0, BH)
+    c = tl.arange(0, BC)
+    f = h[:, None] * C + c[None, :]
+    f_mask = (h < H)[:, None] & (c < C)[None, :]
+    a = tl.load(att + f, mask=f_mask, other=0.0)
+    target = row[:, None, None] * F + f[None, :, :]
+    row_mask = (is_row | is_piece)[:, None, None] & f_mask[None, :, :]
+    x = tl.load(x_src + target, mask=row_mask, other=0.0).to(tl.float32)
+
+    acc = tl.zeros([BR, BH, BC], tl.float32)
+    edge = tl.arange(0, BE)
+    position = begin[:, None] + edge[None, :]
+    mask = position < end[:, None]
+    i = tl.load(idx + position, mask=mask, other=0)
+    for start in range(0, tl.max(end - begin, 0), BE):
+        other = i.to(tl.int64)
+        other_row = other[:, :, None, None] * F + f[None, None, :, :]
+        other_mask = mask[:, :, None, None] & f_mask[None, None, :, :]
+        xd = tl.load(x_dst + other_row, mask=other_mask, other=0.0).to(tl.float32)
+        g = tl.load(grad_out + other_row, mask=other_mask, other=0.0).to(tl.float32)
+        head = other[:, :, None] * H + h[None, None, :]
+        head_mask = mask[:, :, None] & (h < H)[None, None, :]
+        other_lse = tl.load(lse + head, mask=head_mask, other=0.0)
+        other_delta = tl.load(delta + head, mask=head_mask, other=0.0)
+        # The next tile's ends are in flight while this one is worked on.
+        ahead = position + BE
+        i = tl.load(idx + ahead, mask=ahead < end[:, None], other=0)
+        ids = edge_ids(eid, position, mask)
+
+        z = x[:, None, :, :] + xd  # (1)
+        if edge_attr is not None:
+            z = add_edge_features(z, edge_attr, edge_weight, ids, mask, f, f_mask, D, F)
+        slope = slope_of(z, negative_slope)
+        s = tl.sum(a[None, None, :, :] * (slope * z), 3)  # (2)
+        weight = tl.exp(tl.where(mask[:, :, None], s - other_lse, float("-inf")))
+        d_weight = tl.sum(g * x[:, None, :, :], 3)  # (4)
+        if grad_alpha is not None:
+            d_weight += tl.load(
+                grad_alpha + ids[:, :, None] * H + h[None, None, :], mask=head_mask, other=0.0
+            )
+        ds = weight * -other_delta  # (5)
+        if DROPOUT:
+            weight *= keep_of(
+                eid, q_begin, q_end, start, q_edge, q % HQ, h0, seed, threshold, scale, BR, BE, BH
+            )
+        ds += weight * d_weight
+        dz = ds[:, :, :, None] * (a[None, None, :, :] * slope)  # (6)
+        acc += tl.sum(weight[:, :, :, None] * g + dz, 1)  # (8)
+        position = ahead
+        mask = position < end[:, None]
+
+    tl.store(d_x_src + target, acc, mask=is_row[:, None, None] & f_mask[None, :, :])
+    if piece_d_x_src is not None:
+        target = piece[:, None, None] * F + f[None, :, :]
+        tl.store(piece_d_x_src + target, acc, mask=is_piece[:, None, None] & f_mask[None, :, :])

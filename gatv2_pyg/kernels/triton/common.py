@@ -1,0 +1,106 @@
+"""What the kernels share.  ``(n)`` is a formula of :mod:`gatv2_pyg.reference`.
+
+Tiles are ``[BR, BE, BH, BC]``: rows, edges of each row, heads, channels.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LONG_ROW = tl.constexpr(512)
+
+
+@triton.jit
+def load_items(group, offset, ptr, pieces, num_rows, num_pieces, BR: tl.constexpr):
+    """The work items ``offset`` of a group: pieces of long rows in the first groups, then rows.
+
+    Returns ``(row, piece, begin, end, is_row, is_piece)``.  Long rows are no items (their pieces
+    are), and neither are the table's unused entries; such items have no edges.
+    """
+    piece_groups = tl.cdiv(num_pieces, BR)
+    piece = group * BR + offset
+    row = piece - piece_groups * BR
+    is_piece = piece < num_pieces
+    is_row = (row >= 0) & (row < num_rows)
+    begin = tl.load(ptr + row, mask=is_row, other=0)
+    end = tl.load(ptr + row + 1, mask=is_row, other=0)
+    is_row = is_row & (end - begin <= LONG_ROW)
+    entry = pieces + piece * 3
+    cut_row = tl.load(entry, mask=is_piece, other=-1)
+    cut_begin = tl.load(entry + 1, mask=is_piece, other=0)
+    cut_end = tl.load(entry + 2, mask=is_piece, other=0)
+    is_piece = cut_row >= 0
+    begin = tl.where(is_piece, cut_begin, tl.where(is_row, begin, 0))
+    end = tl.where(is_piece, cut_end, tl.where(is_row, end, 0))
+    row = tl.where(is_piece, cut_row.to(tl.int64), tl.where(is_row, row, 0))
+    return row, piece, begin, end, is_row, is_piece
+
+
+@triton.jit
+def edge_ids(eid, position, mask):
+    if eid is None:
+        ids = position
+    else:
+        ids = tl.load(eid + position, mask=mask, other=0)
+    return ids.to(tl.int64)
+
+
+@triton.jit
+def slope_of(z, negative_slope):
+    """LeakyReLU'(z); LeakyReLU(z) is this times z."""
+    return tl.where(z > 0, 1.0, negative_slope)
+
+
+@triton.jit
+def add_edge_features(z, edge_attr, edge_weight, ids, mask, f, f_mask, D: tl.constexpr, F):
+    """(1): z + edge_attr[ids] @ W_edge^T; ``edge_weight`` is transposed, ``[D, F]``."""
+    for d in range(D):
+        value = tl.load(edge_attr + ids * D + d, mask=mask, other=0.0).to(tl.float32)
+        weight = tl.load(edge_weight + d * F + f, mask=f_mask, other=0.0)
+        z += value[:, :, None, None] * weight[None, None, :, :]
+    return z
+
+
+@triton.jit
+def keep_of(
+    eid,
+    begin,
+    end,
+    start,
+    edge,
+    quad,
+    h0,
+    seed,
+    threshold,
+    scale,
+    BR: tl.constexpr,
+    BE: tl.constexpr,
+    BH: tl.constexpr,
+):
+    """keep_e of (3) for a tile, ``[BR, BE, BH]``.
+
+    One Philox call gives four heads of an edge, so the words are made in one dimension, where no
+    thread repeats another's: ``begin``, ``end``, ``edge`` and ``quad`` have one entry per edge and
+    four heads.
+    """
+    position = begin + start + edge
+    ids = edge_ids(eid, position, position < end)
+    low = (ids & 0xFFFFFFFF).to(tl.uint32)
+    high = (ids >> 32).to(tl.uint32)
+    quad = (h0 // 4 + quad).to(tl.uint32)
+    w0, w1, w2, w3 = tl.philox(seed, low, high, quad, low * 0)
+    limit = threshold.to(tl.uint32)
+    k0 = tl.where(w0 >= limit, scale, 0.0)
+    k1 = tl.where(w1 >= limit, scale, 0.0)
+    k2 = tl.where(w2 >= limit, scale, 0.0)
+    k3 = tl.where(w3 >= limit, scale, 0.0)
+    if BH >= 4:
+        keep = tl.join(tl.join(k0, k2), tl.join(k1, k3))
+    elif BH == 2:
+        first = h0 % 4 == 0
+        keep = tl.join(tl.where(first, k0, k2), tl.where(first, k1, k3))
+    else:
+        head = h0 % 4
+        keep = tl.where(head == 0, k0, tl.where(head == 1, k1, tl.where(head == 2, k2, k3)))
+    return tl.reshape(keep, [BR, BE, BH])

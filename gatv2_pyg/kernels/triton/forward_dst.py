@@ -1,0 +1,183 @@
+"""Forward by destination: (1)-(3)."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from gatv2_pyg.kernels.triton.common import (
+    add_edge_features,
+    edge_ids,
+    keep_of,
+    load_items,
+    slope_of,
+)
+
+_VARYING = ["num_rows", "num_pieces", "seed", "threshold"]
+
+
+@triton.jit(do_not_specialize=_VARYING)
+def forward_dst_kernel(
+    x_src,
+    x_dst,
+    att,
+    edge_attr,
+    edge_weight,
+    ptr,
+    idx,
+    eid,
+    pieces,
+    out,
+    lse,
+    piece_out,
+    piece_lse,
+    scores,
+    num_rows,
+    num_pieces,
+    negative_slope,
+    seed,
+    threshold,
+    scale,
+    H: tl.constexpr,
+    C: tl.constexpr,
+    D: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    BR: tl.constexpr,
+    BE: tl.constexpr,
+    BH: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """A row leaves ``out`` and ``lse``; a piece of a long row leaves its own, to be merged.
+
+    ``scores``, if given, receives s_e of (2) at ``[id, H]``.
+    """
+    F: tl.constexpr = H * C
+    group = tl.program_id(0).to(tl.int64)
+    h0 = tl.program_id(1) * BH
+    row, piece, begin, end, is_row, is_piece = load_items(
+        group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
+    )
+    if DROPOUT:
+        HQ: tl.constexpr = (BH + 3) // 4
+        q = tl.arange(0, BR * BE * HQ)
+        q_edge = q // HQ % BE
+        _, _, q_begin, q_end, _, _ = load_items(
+            group, q // (BE * HQ), ptr, pieces, num_rows, num_pieces, BR
+        )
+
+    h = h0 + tl.arange(0, BH)
+    c = tl.arange(0, BC)
+    f = h[:, None] * C + c[None, :]
+    f_mask = (h < H)[:, None] & (c < C)[None, :]
+    a = tl.load(att + f, mask=f_mask, other=0.0)
+    row_mask = (is_row | is_piece)[:, None, None] & f_mask[None, :, :]
+    xd = tl.load(x_dst + row[:, None, None] * F + f[None, :, :], mask=row_mask, other=0.0)
+    xd = xd.to(tl.float32)
+
+    m = tl.full([BR, BH], float("-inf"), tl.float32)
+    total = tl.zeros([BR, BH], tl.float32)
+    acc = tl.zeros([BR, BH, BC], tl.float32)
+    edge = tl.arange(0, BE)
+    position = begin[:, None] + edge[None, :]
+    mask = position < end[:, None]
+    j = tl.load(idx + position, mask=mask, other=0)
+    for start in range(0, tl.max(end - begin, 0), BE):
+        x = tl.load(
+            x_src + j.to(tl.int64)[:, :, None, None] * F + f[None, None, :, :],
+            mask=mask[:, :, None, None] & f_mask[None, None, :, :],
+            other=0.0,
+        ).to(tl.float32)
+        # The next tile's ends are in flight while this one is worked on.
+        ahead = position + BE
+        j = tl.load(idx + ahead, mask=ahead < end[:, None], other=0)
+        ids = edge_ids(eid, position, mask)
+
+        z = x + xd[:, None, :, :]  # (1)
+        if edge_attr is not None:
+            z = add_edge_features(z, edge_attr, edge_weight, ids, mask, f, f_mask, D, F)
+        s = tl.sum(a[None, None, :, :] * (slope_of(z, negative_slope) * z), 3)  # (2)
+        if scores is not None:
+            tl.store(
+                scores + ids[:, :, None] * H + h[None, None, :],
+                s,
+                mask=mask[:, :, None] & (h < H)[None, None, :],
+            )
+        s = tl.where(mask[:, :, None], s, float("-inf"))
+        top = tl.maximum(m, tl.max(s, 1))
+        # A row that has no edges yet keeps m = -inf; exp(-inf - 0) = 0 where -inf + inf is NaN.
+        shift = tl.where(top == float("-inf"), 0.0, top)
+        rescale = tl.exp(m - shift)
+        weight = tl.exp(s - shift[:, None, :])
+        total = total * rescale + tl.sum(weight, 1)
+        if DROPOUT:
+            weight *= keep_of(
+                eid, q_begin, q_end, start, q_edge, q % HQ, h0, seed, threshold, scale, BR, BE, BH
+            )
+        acc = acc * rescale[:, :, None] + tl.sum(weight[:, :, :, None] * x, 1)  # (3)
+        m = top
+        position = ahead
+        mask = position < end[:, None]
+
+    empty = total == 0.0
+    total = tl.where(empty, 1.0, total)
+    acc = acc / total[:, :, None]
+    row_lse = tl.where(empty, float("-inf"), m + tl.log(total))
+    target = row[:, None, None] * F + f[None, :, :]
+    tl.store(out + target, acc, mask=is_row[:, None, None] & f_mask[None, :, :])
+    head = row[:, None] * H + h[None, :]
+    tl.store(lse + head, row_lse, mask=is_row[:, None] & (h < H)[None, :])
+    if piece_out is not None:
+        target = piece[:, None, None] * F + f[None, :, :]
+        tl.store(piece_out + target, acc, mask=is_piece[:, None, None] & f_mask[None, :, :])
+        head = piece[:, None] * H + h[None, :]
+        tl.store(piece_lse + head, row_lse, mask=is_piece[:, None] & (h < H)[None, :])
+
+
+@triton.jit(do_not_specialize=_VARYING)
+def attention_kernel(
+    alpha,
+    lse,
+    ptr,
+    eid,
+    pieces,
+    num_rows,
+    num_pieces,
+    seed,
+    threshold,
+    scale,
+    H: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    BR: tl.constexpr,
+    BE: tl.constexpr,
+    BH: tl.constexpr,
+):
+    """Turns the s_e in ``alpha`` into keep_e alpha_e of (2) and (3), in place."""
+    group = tl.program_id(0).to(tl.int64)
+    h0 = tl.program_id(1) * BH
+    row, _, begin, end, is_row, is_piece = load_items(
+        group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
+    )
+    if DROPOUT:
+        HQ: tl.constexpr = (BH + 3) // 4
+        q = tl.arange(0, BR * BE * HQ)
+        q_edge = q // HQ % BE
+        _, _, q_begin, q_end, _, _ = load_items(
+            group, q // (BE * HQ), ptr, pieces, num_rows, num_pieces, BR
+        )
+    h = h0 + tl.arange(0, BH)
+    h_mask = (h < H)[None, :]
+    edge = tl.arange(0, BE)
+    row_mask = (end > begin)[:, None] & h_mask
+    row_lse = tl.load(lse + row[:, None] * H + h[None, :], mask=row_mask, other=0.0)
+    for start in range(0, tl.max(end - begin, 0), BE):
+        position = begin[:, None] + start + edge[None, :]
+        mask = position < end[:, None]
+        cell = alpha + edge_ids(eid, position, mask)[:, :, None] * H + h[None, None, :]
+        cell_mask = mask[:, :, None] & h_mask[None, :, :]
+        s = tl.load(cell, mask=cell_mask, other=float("-inf"))
+        weight = tl.exp(s - row_lse[:, None, :])
+        if DROPOUT:
+            weight *= keep_of(
+                eid, q_begin, q_end, start, q_edge, q % HQ, h0, seed, threshold, scale, BR, BE, BH
+            )
+        tl.store(cell, weight, mask=cell_mask)
