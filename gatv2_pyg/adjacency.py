@@ -81,6 +81,13 @@ def endpoints(edge_index: Adj, flow: str) -> tuple[Tensor, Tensor]:
     return (row, col) if flow == "source_to_target" else (col, row)
 
 
+def as_int64(edge_index: Adj) -> Adj:
+    """A plain ``edge_index`` in int64: with smaller integers, PyG's scatter gives wrong gradients."""
+    if type(edge_index) is not Tensor or is_torch_sparse_tensor(edge_index):
+        return edge_index
+    return edge_index.long()
+
+
 def is_column_major(edge_index: Adj) -> bool:
     """Whether the adjacency is a sparse matrix in CSC layout."""
     return is_torch_sparse_tensor(edge_index) and edge_index.layout == torch.sparse_csc

@@ -294,7 +294,10 @@ class GATv2Conv(MessagePassing):
                 edge_index, edge_attr, num_nodes, self.fill_value
             )
         if edge_attr is not None:
-            edge_attr = edge_attr.view(edge_attr.size(0), -1).to(x_l.dtype)
+            edge_attr = edge_attr.unsqueeze(1) if edge_attr.dim() == 1 else edge_attr
+            if inputs.is_lazy(self.lin_edge):
+                self.lin_edge.initialize_parameters(self.lin_edge, (edge_attr,))
+            edge_attr = edge_attr.to(x_l.dtype)
         result = gatv2_attention(
             x_l,
             x_r,
@@ -334,11 +337,12 @@ class GATv2Conv(MessagePassing):
             edge_index, ids = adjacency.edges_with_self_loops(edge_index, num_nodes)
             edge_attr = None if edge_attr is None else edge_attr[ids]
 
+        index = adjacency.as_int64(edge_index)
         with _with_edge_ids(ids):
             # edge_updater_type: (x: PairTensor, edge_attr: OptTensor)
-            alpha = self.edge_updater(edge_index, x=(x_l, x_r), edge_attr=edge_attr)
+            alpha = self.edge_updater(index, x=(x_l, x_r), edge_attr=edge_attr)
         # propagate_type: (x: PairTensor, alpha: Tensor)
-        out = self.propagate(edge_index, x=(x_l, x_r), alpha=alpha)
+        out = self.propagate(index, x=(x_l, x_r), alpha=alpha)
         return out, _with_attention(edge_index, alpha) if return_attention else None
 
 

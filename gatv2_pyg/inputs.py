@@ -19,6 +19,11 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
+def is_lazy(lin) -> bool:
+    """Whether a linear map still waits for its first input to know its size."""
+    return isinstance(getattr(lin, "weight", None), UninitializedParameter)
+
+
 def check_features(x, lin_l, lin_r) -> tuple[Tensor, Tensor]:
     """The source and destination features of ``x``, checked against the maps they go through."""
     if isinstance(x, Tensor):
@@ -89,7 +94,7 @@ def check_edge_attr(
     if not isinstance(edge_attr, Tensor):
         raise TypeError(f"Expected 'edge_attr' to be a Tensor, got {_describe(edge_attr)}")
     num_edges, shape = count_edges(edge_index), list(edge_attr.shape)
-    lazy = isinstance(getattr(lin_edge, "weight", None), UninitializedParameter)
+    lazy = is_lazy(lin_edge)
     flat = shape == [num_edges] and (lazy or edge_dim == 1)
     if not flat and (
         len(shape) != 2 or shape[0] != num_edges or not (lazy or shape[1] == edge_dim)

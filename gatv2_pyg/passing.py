@@ -63,4 +63,5 @@ def _generated(function) -> bool:
 
 
 def _hooked(module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    pre_hooks = len(module._forward_pre_hooks) - hasattr(module, "_hook")  # PyG's, of a lazy size
+    return bool(module._forward_hooks) or pre_hooks > 0

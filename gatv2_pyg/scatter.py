@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from gatv2_pyg import reference
 from gatv2_pyg.reference import accumulation_dtype, dropout_scale
 
 
@@ -37,6 +38,12 @@ def forward(
     x_src, x_dst = x_src.to(acc), x_dst.to(acc)
     ptr = by_dst[0].long()
     num_edges = int(ptr[-1])
+    if num_edges == 0:
+        # The gradients of torch_scatter's segments of nothing are not written.
+        options = (negative_slope, dropout, seed, return_attention)
+        inputs = (x_src, x_dst, att, edge_attr, edge_weight)
+        out, _, alpha = reference.forward(*inputs, by_dst, num_ids, *options)
+        return out.to(dtype), alpha
     j, eid = by_dst[1][:num_edges].long(), by_dst[2][:num_edges].long()
     x_j = x_src.index_select(0, j)
     z = x_j + gather_csr(x_dst, ptr)  # (1)
