@@ -1,0 +1,439 @@
+// Backward: by destination (d x_dst, d att, edge gradients, and the statistics the other pass needs),
+// then by source (d x_src).
+#pragma once
+
+#include "pass.h"
+
+GATV2_BEGIN
+
+template <class T>
+class Backward {
+  using A = Acc<T>;
+  using V = typename Simd<A>::V;
+  static constexpr int W = Simd<A>::W;
+
+ public:
+  explicit Backward(const Arguments& args)
+      : c_(args), by_dst_(args.by_dst, args.wide_index, args.num_dst),
+        by_src_(args.by_src, args.wide_index, args.d_x_src ? args.num_src : 0),
+        x_src_(static_cast<const T*>(args.x_src)), x_dst_(static_cast<const T*>(args.x_dst)),
+        out_(static_cast<const T*>(args.out)), lse_(static_cast<const A*>(args.lse)),
+        grad_out_(static_cast<const T*>(args.grad_out)), alpha_(static_cast<const A*>(args.alpha)),
+        grad_alpha_(static_cast<const A*>(args.grad_alpha)), d_x_src_(static_cast<T*>(args.d_x_src)),
+        d_x_dst_(static_cast<T*>(args.d_x_dst)), d_att_(static_cast<A*>(args.d_att)),
+        d_edge_attr_(static_cast<T*>(args.d_edge_attr)), d_edge_weight_(static_cast<A*>(args.d_edge_weight)),
+        stats_row_(3 * c_.plan.head_stride),
+        zeros_(grad_out_ ? 0 : sizeof(T) * c_.plan.row),
+        stats_buffer_(sizeof(A) * args.num_dst * stats_row_), stats_(stats_buffer_.template get<A>()) {}
+
+  int64_t run() {
+    if (!c_.ok() || !zeros_ || !stats_) return kOutOfMemory;
+    if (!grad_out_) memset(zeros_.template get<char>(), 0, sizeof(T) * c_.plan.row);
+    const int64_t status = by_destination();
+    return status != kOk || !d_x_src_ ? status : by_source();
+  }
+
+ private:
+  bool edge_gradients() const { return d_edge_attr_ || d_edge_weight_; }
+  bool need_ids() const { return c_.dropout.active || grad_alpha_ || edge_gradients(); }
+  // grad_out as a base and a stride: one row of zeros where there is none.
+  const T* grad_base() const { return grad_out_ ? grad_out_ : zeros_.template get<T>(); }
+  int64_t grad_stride() const { return grad_out_ ? c_.plan.row : 0; }
+
+  // ---- by destination
+
+  // A piece: sum of exp(s - lse) [spread], its part of D [spread], the two padded sums.
+  size_t partial_size() const { return 2 * c_.lanes.spread_size() + 2 * c_.plan.padded_row; }
+  int64_t weight_size() const { return d_edge_weight_ ? c_.args.edge_dim * c_.plan.padded_row : 0; }
+
+  int64_t by_destination() {
+    const Rows& rows = by_dst_;
+    const int64_t row_size = c_.plan.padded_row;
+    const int64_t item_size = row_size + weight_size();
+    // Sums per item take at most 64 MiB.
+    const Items items(rows, min_of((int64_t)256, max_of((int64_t)8, ((int64_t)8 << 20) / item_size)));
+    const int64_t threads = min_of(c_.threads_for(rows.num_edges), items.count());
+    const Workers<T> workers(c_, threads);
+    const Buffer partial(sizeof(A) * rows.num_pieces * partial_size());
+    const Buffer sums(sizeof(double) * items.count() * item_size);
+    if (!workers.ok() || !partial || !sums) return kOutOfMemory;
+    if (d_edge_attr_ && c_.args.num_ids != rows.num_edges)
+      memset(d_edge_attr_, 0, sizeof(T) * c_.args.num_ids * c_.args.edge_dim);
+    prepare_long_rows(workers, threads, partial.get<A>());
+
+    parallel_for(items.count(), threads, [&](int64_t item, int64_t thread) {
+      Worker<T>& w = workers[thread];
+      double* const sum = sums.get<double>() + item * item_size;
+      memset(sum, 0, sizeof(double) * item_size);
+      if (edge_gradients()) w.staged.begin(d_edge_attr_, d_edge_weight_ ? sum + row_size : nullptr);
+      for_each_part(
+          rows, items, item,
+          [&](int64_t row, int64_t begin, int64_t end) { short_row(w, row, begin, end, sum); },
+          [&](int64_t piece, int64_t row, int64_t begin, int64_t end) {
+            A* const p = partial.get<A>() + piece * partial_size();
+            const int n = c_.lanes.spread_size();
+            open_row(w, row);
+            for (int k = 0; k < n; ++k) w.stats[2 * n + k] += p[n + k];
+            const A* norm = edge_gradients() ? p : nullptr;
+            row_sums(w, begin, end, norm);
+            if (!norm) memcpy(p, w.denominator, sizeof(A) * n);
+            memcpy(p + 2 * n, w.sum_a, sizeof(A) * row_size);
+            memcpy(p + 2 * n + row_size, w.sum_b, sizeof(A) * row_size);
+          });
+      if (edge_gradients()) w.staged.flush();
+    });
+    parallel_for(rows.num_cuts, threads, [&](int64_t cut, int64_t thread) {
+      merge_by_destination(workers[thread], cut, partial.get<A>());
+    });
+    reduce_items(items.count(), item_size, sums.get<double>(), partial.get<A>());
+    return kOk;
+  }
+
+  // The row's vectors and its statistics (lse, norm, D) in every lane: w.stats = 3 spreads.
+  void open_row(Worker<T>& w, int64_t row) const {
+    const int n = c_.lanes.spread_size(), heads = c_.plan.heads;
+    w.row.own = c_.padded(w.own, x_dst_ + row * c_.plan.row);
+    w.row.grad = c_.padded(w.grad, grad_base() + row * grad_stride());
+    c_.lanes.spread(w.stats, lse_ + row * heads, heads);
+    for (int k = 0; k < n; ++k) w.stats[n + k] = 1;
+    // (5): D = <g_i, out_i>, the row out_i standing in for an edge.
+    w.tile.n = 1;
+    for (int k = 0; k < c_.group; ++k) w.tile.rows[k] = out_ + row * c_.plan.row;
+    for (int k = 0; k < c_.group; ++k) w.tile.next_rows[k] = out_ + row * c_.plan.row;
+    c_.each_segment([&](auto micro, const Segment& s) GATV2_LAMBDA_INLINE {
+      decltype(micro)::template score<kByDestination, false>(w.tile, s, w.row, w.s, w.d);
+    });
+    c_.lanes.spread(w.stats + 2 * n, w.d, heads);
+  }
+
+  // The returned coefficients' part of D over some edges, in every lane of `to`.
+  void alpha_delta(Worker<T>& w, const Rows& rows, int64_t begin, int64_t end, A* to) const {
+    const int heads = c_.plan.heads;
+    for (int h = 0; h < heads; ++h) {
+      double sum = 0;
+      for (int64_t p = begin; p < end; ++p) {
+        const int64_t at = rows.id(p) * heads + h;
+        sum += (double)alpha_[at] * grad_alpha_[at];
+      }
+      w.lse[h] = (A)sum;
+    }
+    c_.lanes.spread(to, w.lse, heads);
+  }
+
+  // Sum of exp(s - lse) over some edges, lane by lane, into w.denominator. It is 1 but for the rounding
+  // of lse, which the gradients must not inherit.
+  void sum_weights(Worker<T>& w, int64_t begin, int64_t end) const {
+    memset(w.denominator, 0, sizeof(A) * c_.lanes.spread_size());
+    for (int64_t p = begin; p < end; p += kTile) {
+      const int n = (int)min_of((int64_t)kTile, end - p);
+      read_tile(c_, w, by_dst_, p, n, x_src_, false);
+      score_tile<kForward>(c_, w);
+      weigh(w, n);
+    }
+  }
+  // s -> exp(s - lse), added up in w.denominator.
+  GATV2_INLINE void weigh(Worker<T>& w, int n) const {
+    const int count = c_.lanes.vectors(n);
+    for (int k = n * c_.plan.head_stride; k < count * W; ++k) w.s[k] = -(A)__builtin_inf();
+    for (int b = 0; b < c_.lanes.blocks; ++b) {
+      const V lse = load(w.stats + b * W);
+      V sum = load(w.denominator + b * W);
+      for (int k = b; k < count; k += c_.lanes.blocks) {
+        const V p = exp(load(w.s + k * W) - lse);
+        sum += p;
+        store(w.s + k * W, p);
+      }
+      store(w.denominator + b * W, sum);
+    }
+  }
+  // 1 / the folded sum.
+  GATV2_INLINE void invert(const A* sum, A* to) const {
+    for (int b = 0; b < c_.lanes.blocks; ++b) store(to + b * W, (A)1 / c_.lanes.fold_sum(load(sum + b * W)));
+  }
+
+  // Long rows: the part of D that needs all edges, and with edge gradients the norm, known up front.
+  void prepare_long_rows(const Workers<T>& workers, int64_t threads, A* partial) const {
+    const Rows& rows = by_dst_;
+    const int n = c_.lanes.spread_size();
+    auto piece = [&](int64_t p) { return partial + p * partial_size(); };
+    parallel_for(rows.num_pieces, threads, [&](int64_t p, int64_t thread) {
+      Worker<T>& w = workers[thread];
+      const int64_t row = rows.pieces[3 * p], begin = rows.pieces[3 * p + 1], end = rows.pieces[3 * p + 2];
+      memset(piece(p), 0, sizeof(A) * 2 * n);
+      if (grad_alpha_) alpha_delta(w, rows, begin, end, piece(p) + n);
+      if (edge_gradients()) {
+        w.row.own = c_.padded(w.own, x_dst_ + row * c_.plan.row);
+        c_.lanes.spread(w.stats, lse_ + row * c_.plan.heads, c_.plan.heads);
+        sum_weights(w, begin, end);
+        memcpy(piece(p), w.denominator, sizeof(A) * n);
+      }
+    });
+    if (!grad_alpha_ && !edge_gradients()) return;
+    for (int64_t cut = 0; cut < rows.num_cuts; ++cut) {
+      const int64_t first = rows.cuts[3 * cut + 1], last = rows.cuts[3 * cut + 2];
+      Worker<T>& w = workers[0];
+      for (int k = 0; k < 2 * n; ++k) {
+        double sum = 0;
+        for (int64_t p = first; p < last; ++p) sum += piece(p)[k];
+        w.stats[k] = (A)sum;
+      }
+      if (edge_gradients()) invert(w.stats, w.stats);
+      for (int64_t p = first; p < last; ++p) memcpy(piece(p), w.stats, sizeof(A) * 2 * n);
+    }
+  }
+
+  // (4)-(7) over some edges: sum_a = sum ds LeakyReLU'(z), sum_b = sum ds LeakyReLU(z), without att and
+  // (if norm is null) without the norm, whose inverse is left in w.denominator lane by lane.
+  void row_sums(Worker<T>& w, int64_t begin, int64_t end, const A* norm) const {
+    const int stride = c_.plan.head_stride, spread = c_.lanes.spread_size();
+    memset(w.denominator, 0, sizeof(A) * spread);
+    memset(w.sum_a, 0, sizeof(A) * c_.plan.padded_row);
+    memset(w.sum_b, 0, sizeof(A) * c_.plan.padded_row);
+    for (int64_t p = begin; p < end; p += kTile) {
+      const int n = (int)min_of((int64_t)kTile, end - p);
+      read_tile(c_, w, by_dst_, p, n, x_src_, need_ids());
+      score_tile<kByDestination>(c_, w);
+      add_alpha_gradient(w, n);
+      weigh(w, n);
+      if (c_.dropout.active) c_.dropout.fill(w.keep, n, c_.plan.heads, stride, w.ids);
+      for (int k = 0; k < c_.lanes.vectors(n); ++k) {
+        const int b = k % c_.lanes.blocks * W;
+        V alpha = load(w.s + k * W), d = load(w.d + k * W);
+        if (norm) alpha *= load(norm + b);
+        if (c_.dropout.active) d *= load(w.keep + k * W);
+        store(w.d + k * W, alpha * (d - load(w.stats + 2 * spread + b)));
+      }
+      c_.each_segment([&](auto micro, const Segment& s) GATV2_LAMBDA_INLINE {
+        using M = decltype(micro);
+        if (c_.edges()) M::template accumulate_by_destination<true>(w.tile, s, w.row, w.d, w.sum_a, w.sum_b);
+        else M::template accumulate_by_destination<false>(w.tile, s, w.row, w.d, w.sum_a, w.sum_b);
+      });
+      if (edge_gradients()) stage_edges(w, p, n);
+    }
+  }
+
+  GATV2_INLINE void add_alpha_gradient(Worker<T>& w, int n) const {
+    if (!grad_alpha_) return;
+    const int heads = c_.plan.heads;
+    for (int e = 0; e < n; ++e)
+      for (int h = 0; h < heads; ++h) w.d[e * c_.plan.head_stride + h] += grad_alpha_[w.ids[e] * heads + h];
+  }
+
+  // (6): dz_e, staged for the edge gradients.
+  void stage_edges(Worker<T>& w, int64_t begin, int n) const {
+    const V slope = broadcast<V>(c_.slope);
+    for (int e = 0; e < n; ++e) {
+      A* const dz = w.staged.stage(w.ids[e], w.window.attr(begin + e));
+      const A* projected = w.tile.projected + (int64_t)e * c_.plan.padded_row;
+      for (int h = 0; h < c_.plan.heads; ++h)
+        for (int v = 0; v < c_.plan.head_vectors; ++v) {
+          const int at = h * c_.plan.padded_channels + v * W;
+          const V z = load(w.tile.rows[e] + (int64_t)h * c_.plan.channels + v * W, c_.plan.lanes(v)) +
+                      load(w.row.own + at) + load(projected + at);
+          const V f = z > V{} ? broadcast<V>((A)1) : slope;
+          store(dz + at, f * w.d[e * c_.plan.head_stride + h] * load(c_.att + at));
+        }
+    }
+  }
+
+  void short_row(Worker<T>& w, int64_t row, int64_t begin, int64_t end, double* sum) const {
+    const int n = c_.lanes.spread_size();
+    if (begin == end) {
+      if (d_x_dst_) memset(d_x_dst_ + row * c_.plan.row, 0, sizeof(T) * c_.plan.row);
+      return;
+    }
+    open_row(w, row);
+    if (grad_alpha_) {
+      alpha_delta(w, by_dst_, begin, end, w.scale);
+      for (int k = 0; k < n; ++k) w.stats[2 * n + k] += w.scale[k];
+    }
+    if (edge_gradients()) {
+      sum_weights(w, begin, end);
+      invert(w.denominator, w.stats + n);
+      row_sums(w, begin, end, w.stats + n);
+      for (int k = 0; k < n; ++k) w.scale[k] = 1;
+    } else {
+      row_sums(w, begin, end, nullptr);
+      invert(w.denominator, w.scale);
+      memcpy(w.stats + n, w.scale, sizeof(A) * n);
+    }
+    close_row(w, row);
+    if (d_att_)
+      for (int h = 0; h < c_.plan.heads; ++h)
+        for (int k = h * c_.plan.padded_channels; k < (h + 1) * c_.plan.padded_channels; ++k)
+          sum[k] += (double)(w.sum_b[k] * w.scale[h]);
+  }
+
+  // Writes d x_dst and the statistics; w.scale is what the sums still lack.
+  void close_row(Worker<T>& w, int64_t row) const {
+    const int n = c_.lanes.spread_size(), stride = c_.plan.head_stride;
+    for (int k = 0; k < 3; ++k) memcpy(stats_ + row * stats_row_ + k * stride, w.stats + k * n, sizeof(A) * stride);
+    if (!d_x_dst_) return;
+    for (int k = 0; k < c_.plan.padded_row; k += W) store(w.sum_a + k, load(w.sum_a + k) * load(c_.att + k));
+    c_.put_row(d_x_dst_ + row * c_.plan.row, w.sum_a, w.scale);
+  }
+
+  // Adds the pieces of a long row in order, in double; its part of d att replaces its first piece's.
+  void merge_by_destination(Worker<T>& w, int64_t cut, A* partial) const {
+    const int64_t row = by_dst_.cuts[3 * cut], first = by_dst_.cuts[3 * cut + 1], last = by_dst_.cuts[3 * cut + 2];
+    const int n = c_.lanes.spread_size(), size = c_.plan.padded_row;
+    auto piece = [&](int64_t p) { return partial + p * partial_size(); };
+    open_row(w, row);
+    for (int k = 0; k < n; ++k) w.stats[2 * n + k] += piece(first)[n + k];
+    if (edge_gradients()) {
+      memcpy(w.stats + n, piece(first), sizeof(A) * n);
+      for (int k = 0; k < n; ++k) w.scale[k] = 1;
+    } else {
+      for (int k = 0; k < n; ++k) {
+        double sum = 0;
+        for (int64_t p = first; p < last; ++p) sum += piece(p)[k];
+        w.denominator[k] = (A)sum;
+      }
+      invert(w.denominator, w.scale);
+      memcpy(w.stats + n, w.scale, sizeof(A) * n);
+    }
+    auto total = [&](A* to, int64_t from, int k) {
+      double sum[W] = {};
+      for (int64_t p = first; p < last; ++p)
+        for (int i = 0; i < W; ++i) sum[i] += (double)piece(p)[from + k + i];
+      for (int i = 0; i < W; ++i) to[k + i] = (A)sum[i];
+    };
+    for (int k = 0; k < size; k += W) {
+      total(w.sum_a, 2 * n, k);
+      total(w.sum_b, 2 * n + size, k);
+    }
+    close_row(w, row);
+    A* const to = piece(first) + 2 * n + size;
+    for (int h = 0; h < c_.plan.heads; ++h)
+      for (int k = h * c_.plan.padded_channels; k < (h + 1) * c_.plan.padded_channels; ++k)
+        to[k] = w.sum_b[k] * w.scale[h];
+  }
+
+  // d att and d W_edge from the items' sums, then the long rows', in order.
+  void reduce_items(int64_t items, int64_t item_size, double* sums, const A* partial) const {
+    for (int64_t item = 1; item < items; ++item)
+      for (int64_t k = 0; k < item_size; ++k) sums[k] += sums[item * item_size + k];
+    const int row_size = c_.plan.padded_row;
+    if (d_att_) {
+      for (int64_t cut = 0; cut < by_dst_.num_cuts; ++cut) {
+        const A* from = partial + by_dst_.cuts[3 * cut + 1] * partial_size() + 2 * c_.lanes.spread_size() + row_size;
+        for (int k = 0; k < row_size; ++k) sums[k] += from[k];
+      }
+      for (int h = 0; h < c_.plan.heads; ++h)
+        for (int k = 0; k < c_.plan.channels; ++k)
+          d_att_[(int64_t)h * c_.plan.channels + k] = (A)sums[h * c_.plan.padded_channels + k];
+    }
+    if (d_edge_weight_) {
+      const int64_t dim = c_.args.edge_dim;
+      for (int h = 0; h < c_.plan.heads; ++h)
+        for (int k = 0; k < c_.plan.channels; ++k)
+          for (int64_t d = 0; d < dim; ++d)
+            d_edge_weight_[((int64_t)h * c_.plan.channels + k) * dim + d] =
+                (A)sums[row_size + d * row_size + h * c_.plan.padded_channels + k];
+    }
+  }
+
+  // ---- by source
+
+  int64_t by_source() {
+    const Rows& rows = by_src_;
+    const Items items(rows, 256);
+    const int64_t threads = min_of(c_.threads_for(rows.num_edges), items.count());
+    const Workers<T> workers(c_, threads);
+    const int64_t row_size = c_.plan.padded_row;
+    const Buffer partial(sizeof(A) * rows.num_pieces * row_size);
+    if (!workers.ok() || !partial) return kOutOfMemory;
+    parallel_for(items.count(), threads, [&](int64_t item, int64_t thread) {
+      Worker<T>& w = workers[thread];
+      for_each_part(
+          rows, items, item,
+          [&](int64_t row, int64_t begin, int64_t end) {
+            T* const to = d_x_src_ + row * c_.plan.row;
+            if (begin == end) {
+              memset(to, 0, sizeof(T) * c_.plan.row);
+              return;
+            }
+            source_sums(w, row, begin, end);
+            c_.put_row(to, w.sum_a, nullptr);
+          },
+          [&](int64_t piece, int64_t row, int64_t begin, int64_t end) {
+            source_sums(w, row, begin, end);
+            memcpy(partial.get<A>() + piece * row_size, w.sum_a, sizeof(A) * row_size);
+          });
+    });
+    parallel_for(rows.num_cuts, threads, [&](int64_t cut, int64_t thread) {
+      Worker<T>& w = workers[thread];
+      for (int64_t k = 0; k < row_size; k += W) {
+        double sum[W] = {};
+        for (int64_t p = rows.cuts[3 * cut + 1]; p < rows.cuts[3 * cut + 2]; ++p)
+          for (int i = 0; i < W; ++i) sum[i] += (double)partial.get<A>()[p * row_size + k + i];
+        for (int i = 0; i < W; ++i) w.sum_a[k + i] = (A)sum[i];
+      }
+      c_.put_row(d_x_src_ + rows.cuts[3 * cut] * c_.plan.row, w.sum_a, nullptr);
+    });
+    return kOk;
+  }
+
+  // (8) over some edges of a source, into sum_a.
+  void source_sums(Worker<T>& w, int64_t row, int64_t begin, int64_t end) const {
+    const int stride = c_.plan.head_stride;
+    const int64_t size = c_.plan.padded_row, last = by_src_.num_edges - 1;
+    w.row.own = c_.padded(w.own, x_src_ + row * c_.plan.row);
+    memset(w.sum_a, 0, sizeof(A) * size);
+    memset(w.sum_b, 0, sizeof(A) * size);
+    for (int64_t p = begin; p < end; p += kTile) {
+      const int n = (int)min_of((int64_t)kTile, end - p);
+      const int slots = (n + c_.group - 1) / c_.group * c_.group;
+      read_tile(c_, w, by_src_, p, n, x_dst_, c_.dropout.active || grad_alpha_);
+      by_src_.idx.rows(w.tile.grads, p, n, last, grad_base(), grad_stride());
+      by_src_.idx.rows(w.tile.next_grads, p + kTile, slots, last, grad_base(), grad_stride());
+      for (int k = n; k < slots; ++k) w.tile.grads[k] = w.tile.grads[n - 1];
+      score_tile<kBySource>(c_, w);
+      add_alpha_gradient(w, n);
+      for (int e = 0; e < n; ++e) {
+        const A* from = stats_ + by_src_.idx[p + e] * stats_row_;
+        memcpy(w.lse + e * stride, from, sizeof(A) * stride);
+        memcpy(w.norm + e * stride, from + stride, sizeof(A) * stride);
+        memcpy(w.delta + e * stride, from + 2 * stride, sizeof(A) * stride);
+        prefetch(stats_ + by_src_.idx[min_of(p + e + kTile, last)] * stats_row_);
+      }
+      if (c_.dropout.active) c_.dropout.fill(w.keep, n, c_.plan.heads, stride, w.ids);
+      for (int k = 0; k < c_.lanes.vectors(n) * W; k += W) {
+        V alpha = exp(load(w.s + k) - load(w.lse + k)) * load(w.norm + k), d = load(w.d + k), keep = alpha;
+        if (c_.dropout.active) {
+          d *= load(w.keep + k);
+          keep *= load(w.keep + k);
+        }
+        store(w.d + k, alpha * (d - load(w.delta + k)));
+        store(w.s + k, keep);
+      }
+      c_.each_segment([&](auto micro, const Segment& s) GATV2_LAMBDA_INLINE {
+        using M = decltype(micro);
+        if (c_.edges()) M::template accumulate_by_source<true>(w.tile, s, w.row, w.s, w.d, w.sum_a, w.sum_b);
+        else M::template accumulate_by_source<false>(w.tile, s, w.row, w.s, w.d, w.sum_a, w.sum_b);
+      });
+    }
+    for (int64_t k = 0; k < size; k += W) store(w.sum_a + k, fma(load(c_.att + k), load(w.sum_b + k), load(w.sum_a + k)));
+  }
+
+  const Context<T> c_;
+  const Rows by_dst_, by_src_;
+  const T* const x_src_;
+  const T* const x_dst_;
+  const T* const out_;
+  const A* const lse_;
+  const T* const grad_out_;
+  const A* const alpha_;
+  const A* const grad_alpha_;
+  T* const d_x_src_;
+  T* const d_x_dst_;
+  A* const d_att_;
+  T* const d_edge_attr_;
+  A* const d_edge_weight_;
+  const int64_t stats_row_;
+  const Buffer zeros_;
+  const Buffer stats_buffer_;
+  A* const stats_;
+};
+
+GATV2_END

@@ -1,0 +1,294 @@
+// The micro-kernels: one segment of up to eight vectors over a tile of edges of one row.
+// The row's own vectors and its sums stay in registers; sums over channels are kept as vectors and a
+// whole vector of them is reduced at once by a transpose.
+#pragma once
+
+#include "plan.h"
+
+GATV2_BEGIN
+
+constexpr int kTile = 16;
+constexpr int kMaxLanes = 16;
+constexpr int kTileSlots = kTile + kMaxLanes;
+
+// Edges of one row. Slots past n repeat the last edge.
+template <class T>
+struct Tile {
+  int n;
+  const T* rows[kTileSlots];        // x_src by destination, x_dst by source
+  const T* grads[kTileSlots];       // by source: grad_out
+  const T* next_rows[kTileSlots];   // to prefetch
+  const T* next_grads[kTileSlots];
+  const Acc<T>* projected;          // W_edge edge_attr[e], padded rows; null without edge features
+};
+
+template <class A>
+struct RowData {
+  const A* own;   // padded: the row's own x
+  const A* att;   // padded
+  const A* grad;  // padded: by destination, grad_out of the row
+  A slope;
+  int head_stride;
+  int padded_row;
+};
+
+enum Direction { kForward, kByDestination, kBySource };
+
+// The partial sums of (2) and of (4) for one edge and head.
+template <class V> struct Scores { V s, d; };
+
+template <class A, int bit> GATV2_INLINE typename Simd<A>::V fold(typename Simd<A>::V a) {
+  return a + swap_lanes<A, bit>(a);
+}
+template <class A, int bit> GATV2_INLINE typename Simd<A>::V merge(typename Simd<A>::V a, typename Simd<A>::V b) {
+  return combine<A, bit>(a, b);
+}
+template <class A, int bit, class V> GATV2_INLINE Scores<V> fold(const Scores<V>& a) {
+  return {fold<A, bit>(a.s), fold<A, bit>(a.d)};
+}
+template <class A, int bit, class V> GATV2_INLINE Scores<V> merge(const Scores<V>& a, const Scores<V>& b) {
+  return {merge<A, bit>(a.s, b.s), merge<A, bit>(a.d, b.d)};
+}
+
+// Reduces vectors leaf(0), ..., leaf(L - 1) to one whose lane k is the sum of leaf(k), L <= W a power
+// of two; with L < W the result repeats.
+template <class A, int L, int k, int bit, class Leaf>
+GATV2_INLINE auto reduce(const Leaf& leaf) {
+  if constexpr (bit == Simd<A>::W) {
+    return leaf(Int<k>());
+  } else if constexpr (bit >= L) {
+    return fold<A, bit>(reduce<A, L, k, bit * 2>(leaf));
+  } else {
+    const auto a = reduce<A, L, k, bit * 2>(leaf);
+    return merge<A, bit>(a, reduce<A, L, k + bit, bit * 2>(leaf));
+  }
+}
+template <class A, int L>
+typename Simd<A>::V reduce_stored(const typename Simd<A>::V* v) {
+  return reduce<A, L, 0, 1>([=](auto k) GATV2_LAMBDA_INLINE { return v[decltype(k)::value]; });
+}
+
+template <class A, int L, int HB>
+GATV2_INLINE void put_scores(A* to, typename Simd<A>::V v, int e, const Segment& s, int stride) {
+  if (HB == stride) {
+    if (s.continues) v += load(to + e * stride);
+    store(to + e * stride, v);
+    return;
+  }
+  A lane[Simd<A>::W];
+  store(lane, v);
+  A* row = to + e * stride + s.head;
+  for (int k = 0; k < L / HB; ++k, row += stride)
+    for (int h = 0; h < HB; ++h) row[h] = s.continues ? row[h] + lane[k * HB + h] : lane[k * HB + h];
+}
+
+template <class T, int HB, int CV, bool Ragged>
+struct Micro {
+  using A = Acc<T>;
+  using V = typename Simd<A>::V;
+  static constexpr int W = Simd<A>::W;
+  static constexpr int N = HB * CV;
+
+  static GATV2_INLINE V leaky_slope(V z, V slope) { return z > V{} ? broadcast<V>((A)1) : slope; }
+  static GATV2_INLINE V leaky(V z, V slope) { return z > V{} ? z : z * slope; }
+
+  // Vector v of the segment; only the last of a ragged one is partial.
+  static GATV2_INLINE V get(const T* p, int v, Lanes tail) {
+    return Ragged && v == N - 1 ? load(p + v * W, tail) : load(p + v * W);
+  }
+
+  static GATV2_INLINE void prefetch_segment(const T* p) {
+    constexpr int lines = (N * W * (int)sizeof(T) + 63) / 64;
+    for (int k = 0; k < lines; ++k) prefetch((const char*)p + 64 * k);
+  }
+
+  // The row's own vectors, in registers where they fit.
+  template <Direction D> struct Own {
+    V own[N], att[N], grad[N], slope;
+    Lanes tail;
+    GATV2_INLINE Own(const Segment& seg, const RowData<A>& r) : slope(broadcast<V>(r.slope)), tail(seg.tail) {
+      for (int v = 0; v < N; ++v) {
+        own[v] = load(r.own + seg.padded + v * W);
+        att[v] = load(r.att + seg.padded + v * W);
+        if constexpr (D == kByDestination) grad[v] = load(r.grad + seg.padded + v * W);
+      }
+    }
+  };
+
+  // (2) and (4) of one edge and head h of the segment, lanes not yet added up.
+  template <Direction D, bool Edge>
+  static GATV2_INLINE Scores<V> terms(const Own<D>& o, const T* x, const T* g, const A* projected, int h) {
+    Scores<V> sum{};
+#pragma GCC unroll 8
+    for (int c = 0; c < CV; ++c) {
+      const int v = h * CV + c;
+      const V xv = get(x, v, o.tail);
+      V z = xv + o.own[v];
+      if constexpr (Edge) z += load(projected + v * W);
+      const V y = leaky(z, o.slope);
+      sum.s = c ? fma(y, o.att[v], sum.s) : y * o.att[v];
+      if constexpr (D == kByDestination) sum.d = c ? fma(xv, o.grad[v], sum.d) : xv * o.grad[v];
+      if constexpr (D == kBySource) {
+        const V gv = get(g, v, o.tail);
+        sum.d = c ? fma(gv, o.own[v], sum.d) : gv * o.own[v];
+      }
+    }
+    return sum;
+  }
+
+  // (2) and (4) for a tile: s[e][h] = <att, LeakyReLU(z)>, d[e][h] = <g, x_src>.
+  template <Direction D, bool Edge>
+  static void score(const Tile<T>& t, const Segment& seg, const RowData<A>& r, A* s, A* d) {
+    const Own<D> o(seg, r);
+    const A* const projected = Edge ? t.projected + seg.padded : nullptr;
+    auto edge_terms = [&](int e, int h) GATV2_LAMBDA_INLINE {
+      return terms<D, Edge>(o, t.rows[e] + seg.offset, D == kBySource ? t.grads[e] + seg.offset : nullptr,
+                            Edge ? projected + (int64_t)e * r.padded_row : nullptr, h);
+    };
+    auto prefetch_edge = [&](int e) GATV2_LAMBDA_INLINE {
+      prefetch_segment(t.next_rows[e] + seg.offset);
+      if constexpr (D == kBySource) prefetch_segment(t.next_grads[e] + seg.offset);
+    };
+    // Up to L sums over channels at once, of L / HB edges.
+    auto group = [&](auto count, int e0) GATV2_LAMBDA_INLINE {
+      constexpr int L = decltype(count)::value;
+      V rs, rd;
+      if constexpr (HB >= 4 && !Edge) {
+        for (int e = 0; e < L / HB; ++e) prefetch_edge(e0 + e);
+        if constexpr (D == kForward) {
+          rs = reduce<A, L, 0, 1>([&](auto k) GATV2_LAMBDA_INLINE {
+            return edge_terms(e0 + decltype(k)::value / HB, decltype(k)::value % HB).s;
+          });
+        } else {
+          const Scores<V> sum = reduce<A, L, 0, 1>([&](auto k) GATV2_LAMBDA_INLINE {
+            return edge_terms(e0 + decltype(k)::value / HB, decltype(k)::value % HB);
+          });
+          rs = sum.s;
+          rd = sum.d;
+        }
+      } else {
+        V ps[L], pd[L];
+#pragma GCC unroll 1
+        for (int e = 0; e < L / HB; ++e) {
+          prefetch_edge(e0 + e);
+#pragma GCC unroll 8
+          for (int h = 0; h < HB; ++h) {
+            const Scores<V> sum = edge_terms(e0 + e, h);
+            ps[e * HB + h] = sum.s;
+            if constexpr (D != kForward) pd[e * HB + h] = sum.d;
+          }
+        }
+        rs = reduce_stored<A, L>(ps);
+        if constexpr (D != kForward) rd = reduce_stored<A, L>(pd);
+      }
+      put_scores<A, L, HB>(s, rs, e0, seg, r.head_stride);
+      if constexpr (D != kForward) put_scores<A, L, HB>(d, rd, e0, seg, r.head_stride);
+    };
+    constexpr int few = HB >= W / 4 ? HB : W / 4;
+#pragma GCC unroll 1
+    for (int e = 0; e < t.n;) {
+      if (few < W && (t.n - e) * HB <= few) { group(Int<few>(), e); e += few / HB; }
+      else { group(Int<W>(), e); e += W / HB; }
+    }
+  }
+
+  // (3): acc = acc * scale + sum_e p[e][h] x_src; the first tile of a row starts from 0.
+  static void accumulate_forward(const Tile<T>& t, const Segment& seg, const RowData<A>& r, const A* p,
+                                 const A* scale, A* acc) {
+    const Lanes tail(seg.tail);
+    V sum[N];
+    for (int v = 0; v < N; ++v)
+      sum[v] = scale ? load(acc + seg.padded + v * W) * scale[seg.head + v / CV] : V{};
+    const A* pe = p + seg.head;
+    for (int e = 0; e < t.n; ++e, pe += r.head_stride) {
+      const T* x = t.rows[e] + seg.offset;
+      for (int v = 0; v < N; ++v) sum[v] = fma(broadcast<V>(pe[v / CV]), get(x, v, tail), sum[v]);
+    }
+    for (int v = 0; v < N; ++v) store(acc + seg.padded + v * W, sum[v]);
+  }
+
+  // (6), (7): acc_slope += sum_e ds LeakyReLU'(z), acc_att += sum_e ds LeakyReLU(z); att comes last.
+  template <bool Edge>
+  static void accumulate_by_destination(const Tile<T>& t, const Segment& seg, const RowData<A>& r,
+                                        const A* ds, A* acc_slope, A* acc_att) {
+    const Lanes tail(seg.tail);
+    const V slope = broadcast<V>(r.slope);
+    V own[N], a[N], b[N];
+    for (int v = 0; v < N; ++v) {
+      own[v] = load(r.own + seg.padded + v * W);
+      a[v] = load(acc_slope + seg.padded + v * W);
+      b[v] = load(acc_att + seg.padded + v * W);
+    }
+    const A* de = ds + seg.head;
+    for (int e = 0; e < t.n; ++e, de += r.head_stride) {
+      const T* x = t.rows[e] + seg.offset;
+      for (int v = 0; v < N; ++v) {
+        V z = get(x, v, tail) + own[v];
+        if constexpr (Edge) z += load(t.projected + (int64_t)e * r.padded_row + seg.padded + v * W);
+        const V w = leaky_slope(z, slope) * de[v / CV];
+        a[v] += w;
+        b[v] = fma(w, z, b[v]);
+      }
+    }
+    for (int v = 0; v < N; ++v) {
+      store(acc_slope + seg.padded + v * W, a[v]);
+      store(acc_att + seg.padded + v * W, b[v]);
+    }
+  }
+
+  // (8): acc_grad += sum_e keep alpha g_i, acc_slope += sum_e ds LeakyReLU'(z).
+  template <bool Edge>
+  static void accumulate_by_source(const Tile<T>& t, const Segment& seg, const RowData<A>& r,
+                                   const A* ka, const A* ds, A* acc_grad, A* acc_slope) {
+    const Lanes tail(seg.tail);
+    const V slope = broadcast<V>(r.slope);
+    V own[N], a[N], b[N];
+    for (int v = 0; v < N; ++v) {
+      own[v] = load(r.own + seg.padded + v * W);
+      a[v] = load(acc_grad + seg.padded + v * W);
+      b[v] = load(acc_slope + seg.padded + v * W);
+    }
+    const A* ke = ka + seg.head;
+    const A* de = ds + seg.head;
+    for (int e = 0; e < t.n; ++e, ke += r.head_stride, de += r.head_stride) {
+      const T* x = t.rows[e] + seg.offset;
+      const T* g = t.grads[e] + seg.offset;
+      for (int v = 0; v < N; ++v) {
+        V z = get(x, v, tail) + own[v];
+        if constexpr (Edge) z += load(t.projected + (int64_t)e * r.padded_row + seg.padded + v * W);
+        a[v] = fma(broadcast<V>(ke[v / CV]), get(g, v, tail), a[v]);
+        b[v] = fma(broadcast<V>(de[v / CV]), leaky_slope(z, slope), b[v]);
+      }
+    }
+    for (int v = 0; v < N; ++v) {
+      store(acc_grad + seg.padded + v * W, a[v]);
+      store(acc_slope + seg.padded + v * W, b[v]);
+    }
+  }
+};
+
+// Calls f(Micro<...>) for the segment's shape.
+template <class T, class F>
+GATV2_INLINE void with_micro(const Segment& s, const F& f) {
+  constexpr int W = Simd<Acc<T>>::W;
+  const int key = s.heads * 16 + s.vectors;
+  if (s.tail != W) {
+    if (s.vectors == 1) f(Micro<T, 1, 1, true>());
+    else f(Micro<T, 1, 2, true>());
+    return;
+  }
+  switch (key) {
+    case 16 + 1: return f(Micro<T, 1, 1, false>());
+    case 16 + 2: return f(Micro<T, 1, 2, false>());
+    case 16 + 4: return f(Micro<T, 1, 4, false>());
+    case 16 + 8: return f(Micro<T, 1, 8, false>());
+    case 32 + 1: if constexpr (W >= 2) f(Micro<T, 2, 1, false>()); return;
+    case 32 + 2: if constexpr (W >= 2) f(Micro<T, 2, 2, false>()); return;
+    case 32 + 4: if constexpr (W >= 2) f(Micro<T, 2, 4, false>()); return;
+    case 64 + 1: if constexpr (W >= 4) f(Micro<T, 4, 1, false>()); return;
+    case 64 + 2: if constexpr (W >= 4) f(Micro<T, 4, 2, false>()); return;
+    case 128 + 1: if constexpr (W >= 8) f(Micro<T, 8, 1, false>()); return;
+  }
+}
+
+GATV2_END

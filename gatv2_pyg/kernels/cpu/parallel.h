@@ -1,0 +1,52 @@
+// Scratch memory and the parallel loop.
+#pragma once
+
+#include <stdlib.h>
+
+#include "simd.h"
+
+GATV2_BEGIN
+
+constexpr size_t kAlignment = 128;
+
+// Aligned, uninitialised memory. `get` is null when the allocation failed.
+class Buffer {
+ public:
+  explicit Buffer(size_t bytes) {
+    if (posix_memalign(&memory_, kAlignment, bytes + kAlignment) != 0) memory_ = nullptr;
+  }
+  ~Buffer() { free(memory_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  template <class A> A* get() const { return static_cast<A*>(memory_); }
+  explicit operator bool() const { return memory_ != nullptr; }
+
+ private:
+  void* memory_ = nullptr;
+};
+
+// Calls body(item, thread) for every item. Which thread takes an item is left open, so a body must
+// write what belongs to the item alone. One thread opens no parallel region: a forked child can
+// not use the OpenMP pool of its parent.
+template <class Body>
+void parallel_for(int64_t items, int64_t threads, const Body& body) {
+#if defined(_OPENMP)
+  if (threads > 1 && items > 1) {
+    int64_t next = 0, workers = 0;
+#pragma omp parallel num_threads((int)min_of(threads, items))
+    {
+      const int64_t worker = __atomic_fetch_add(&workers, 1, __ATOMIC_RELAXED);
+      for (;;) {
+        const int64_t item = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
+        if (item >= items) break;
+        body(item, worker);
+      }
+    }
+    return;
+  }
+#endif
+  (void)threads;
+  for (int64_t item = 0; item < items; ++item) body(item, 0);
+}
+
+GATV2_END

@@ -1,0 +1,81 @@
+// Philox 4x32-10 (Salmon et al., 2011) in 64-bit lanes: a lane holds a 32-bit word in its low half,
+// what is above it is never read, so a product needs no splitting into even and odd lanes.
+#pragma once
+
+#include "simd.h"
+
+GATV2_BEGIN
+
+constexpr int kPhiloxLanes = kVectorBytes / 8;
+typedef uint64_t Words __attribute__((vector_size(kVectorBytes)));
+
+// low half of a * m, all 64 bits of it
+GATV2_INLINE Words multiply_low_halves(Words a, uint32_t m) {
+#if defined(__AVX512F__)
+  return (Words)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(m));
+#elif defined(__AVX2__)
+  return (Words)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(m));
+#elif defined(__SSE2__)
+  return (Words)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(m));
+#else
+  return (a & 0xFFFFFFFFu) * (uint64_t)m;
+#endif
+}
+
+// Ten rounds over one counter per lane; the four words of a lane end in c[0..3], low halves.
+GATV2_INLINE void philox(Words c[4], uint64_t key) {
+  uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const Words p0 = multiply_low_halves(c[0], 0xD2511F53u);
+    const Words p1 = multiply_low_halves(c[2], 0xCD9E8D57u);
+    c[0] = (p1 >> 32) ^ c[1] ^ (uint64_t)k0;
+    c[1] = p1;
+    c[2] = (p0 >> 32) ^ c[3] ^ (uint64_t)k1;
+    c[3] = p0;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+}
+
+// keep_e of (3): 1 / (1 - p) for a kept attention coefficient, 0 for a dropped one.
+template <class A>
+struct Dropout {
+  uint64_t key = 0;
+  uint32_t threshold = 0;
+  A scale = 1;
+  bool active = false;
+
+  Dropout(double p, int64_t seed) : key((uint64_t)seed), active(p > 0) {
+    const double t = p * 4294967296.0;
+    threshold = t >= 4294967295.0 ? 0xFFFFFFFFu : (uint32_t)t;
+    scale = p >= 1 ? (A)0 : (A)(1 / (1 - p));
+  }
+
+  // keep[e * stride + h] for edges e < n, heads h < heads.
+  void fill(A* keep, int n, int heads, int stride, const int64_t* ids) const {
+    const int blocks = (heads + 3) / 4;
+    const int counters = n * blocks;
+    int e = 0, b = 0;
+    for (int k = 0; k < counters; k += kPhiloxLanes) {
+      Words c[4] = {};
+      int edge[kPhiloxLanes], block[kPhiloxLanes];
+      const int lanes = min_of(kPhiloxLanes, counters - k);
+      for (int lane = 0; lane < lanes; ++lane) {
+        edge[lane] = e;
+        block[lane] = b;
+        c[0][lane] = (uint32_t)ids[e];
+        c[1][lane] = (uint64_t)ids[e] >> 32;
+        c[2][lane] = (uint64_t)b;
+        if (++b == blocks) { b = 0; ++e; }
+      }
+      philox(c, key);
+      for (int lane = 0; lane < lanes; ++lane) {
+        A* row = keep + (int64_t)edge[lane] * stride + 4 * block[lane];
+        const int words = min_of(4, heads - 4 * block[lane]);
+        for (int w = 0; w < words; ++w) row[w] = (uint32_t)c[w][lane] >= threshold ? scale : (A)0;
+      }
+    }
+  }
+};
+
+GATV2_END

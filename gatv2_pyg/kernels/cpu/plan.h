@@ -1,0 +1,83 @@
+// The shape of a row: how its H heads of C channels are cut into segments of a few vectors that a
+// micro-kernel keeps in registers.
+//
+// Rows of tensors are packed ([H, C]). What a kernel holds itself (a row of its own, sums, projected
+// edge features) is padded: each head starts at a whole vector, lanes past C are 0.
+// Scores of a tile lie as [edge][head_stride], so that softmax runs over full vectors of
+// (edge, head) and a lane always means the same head.
+#pragma once
+
+#include "parallel.h"
+
+GATV2_BEGIN
+
+struct Segment {
+  int head;        // first head
+  int heads;       // number of heads: 1, 2, 4 or 8
+  int vectors;     // vectors of each head: 1, 2, 4 or 8
+  int offset;      // of its first element in a packed row
+  int padded;      // the same in a padded row
+  int tail;        // lanes in use in the last vector
+  bool continues;  // part of a head that an earlier segment began: scores add
+};
+
+template <class A>
+class Plan {
+ public:
+  static constexpr int W = Simd<A>::W;
+  int heads, channels;
+  int head_vectors, padded_channels, padded_row;
+  int head_stride;  // power of two up to W, or a multiple of W
+  int num_segments = 0;
+  int64_t row;  // elements of a packed row
+
+  Plan(int h, int c)
+      : heads(h), channels(c), head_vectors((c + W - 1) / W), padded_channels(head_vectors * W),
+        padded_row(h * padded_channels), head_stride(1), row((int64_t)h * c),
+        storage_((size_t)h * (head_vectors / 8 + 4) * sizeof(Segment)) {
+    while (head_stride < h && head_stride < W) head_stride *= 2;
+    if (h > W) head_stride = (h + W - 1) / W * W;
+    if (storage_) build();
+  }
+  bool ok() const { return (bool)storage_; }
+  const Segment* segments() const { return storage_.template get<Segment>(); }
+  // A packed row of A is its own padded form.
+  bool packed_is_padded() const { return padded_channels == channels; }
+
+  template <class T> void pad(A* to, const T* from) const {
+    for (int h = 0; h < heads; ++h)
+      for (int v = 0; v < head_vectors; ++v)
+        store(to + h * padded_channels + v * W, load(from + (int64_t)h * channels + v * W, lanes(v)));
+  }
+  Lanes lanes(int v) const { return Lanes(min_of(W, channels - v * W)); }
+
+ private:
+  void add(int head, int n, int vector, int vectors, int tail) {
+    storage_.template get<Segment>()[num_segments++] = {
+        head, n, vectors, head * channels + vector * W, head * padded_channels + vector * W, tail, vector > 0};
+  }
+  void build() {
+    const bool full = channels % W == 0;
+    if (full && (head_vectors == 1 || head_vectors == 2 || head_vectors == 4 || head_vectors == 8)) {
+      int most = min_of(W, 8 / head_vectors);
+      for (int h = 0; h < heads;) {
+        while (most > heads - h) most /= 2;
+        add(h, most, 0, head_vectors, W);
+        h += most;
+      }
+      return;
+    }
+    const int whole = channels / W, tail = channels % W;
+    for (int h = 0; h < heads; ++h) {
+      int v = 0;
+      while (whole - v >= 8) { add(h, 1, v, 8, W); v += 8; }
+      if (whole - v >= 4) { add(h, 1, v, 4, W); v += 4; }
+      if (whole - v >= 2) { add(h, 1, v, 2, W); v += 2; }
+      if (tail) add(h, 1, v, whole - v + 1, tail);
+      else if (whole - v) add(h, 1, v, 1, W);
+    }
+  }
+  Buffer storage_;
+};
+
+GATV2_END

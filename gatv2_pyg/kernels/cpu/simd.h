@@ -1,0 +1,336 @@
+// Vectors of one instruction set, written with the compilers' vector extensions; intrinsics only
+// where those have no word for it (partial loads, half precision, fused multiply-add).
+//
+// This header and all it includes is compiled once per instruction set. Everything lives in a
+// namespace named after the set and nothing here instantiates std:: templates: an inline function
+// shared between the builds would let the linker keep the copy an older machine cannot run.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#ifndef GATV2_ISA
+#error "GATV2_ISA names the namespace of this build"
+#endif
+
+#define GATV2_BEGIN namespace gatv2 { namespace GATV2_ISA {
+#define GATV2_END } }
+#define GATV2_INLINE inline __attribute__((always_inline))
+#define GATV2_LAMBDA_INLINE __attribute__((always_inline))
+
+GATV2_BEGIN
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+using float32 = float;
+using float64 = double;
+struct bfloat16 { uint16_t bits; };
+struct float16 { uint16_t bits; };
+
+template <class A> struct Simd;
+template <> struct Simd<float> {
+  typedef float V __attribute__((vector_size(kVectorBytes)));
+  typedef int32_t I __attribute__((vector_size(kVectorBytes)));
+  typedef int32_t Int;
+  static constexpr int W = kVectorBytes / 4;
+};
+template <> struct Simd<double> {
+  typedef double V __attribute__((vector_size(kVectorBytes)));
+  typedef int64_t I __attribute__((vector_size(kVectorBytes)));
+  typedef int64_t Int;
+  static constexpr int W = kVectorBytes / 8;
+};
+using VF = Simd<float>::V;
+using VD = Simd<double>::V;
+
+// What a tensor of T accumulates in.
+template <class T> struct AccumulatorOf { using type = float; };
+template <> struct AccumulatorOf<double> { using type = double; };
+template <class T> using Acc = typename AccumulatorOf<T>::type;
+
+template <int N> struct Int { static constexpr int value = N; };
+template <int... I> struct Sequence {};
+template <int N, int... I> struct MakeSequence : MakeSequence<N - 1, N - 1, I...> {};
+template <int... I> struct MakeSequence<0, I...> { using type = Sequence<I...>; };
+
+template <class A> GATV2_INLINE A min_of(A a, A b) { return b < a ? b : a; }
+template <class A> GATV2_INLINE A max_of(A a, A b) { return a < b ? b : a; }
+
+// ---- arithmetic
+
+template <class V, class A> GATV2_INLINE V broadcast(A a) { return a - V{}; }
+
+#if defined(__AVX512F__)
+GATV2_INLINE VF fma(VF a, VF b, VF c) { return (VF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+GATV2_INLINE VD fma(VD a, VD b, VD c) { return (VD)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
+GATV2_INLINE VF max_of(VF a, VF b) { return a > b ? a : b; }
+GATV2_INLINE VD max_of(VD a, VD b) { return a > b ? a : b; }
+#elif defined(__AVX2__)
+GATV2_INLINE VF fma(VF a, VF b, VF c) { return (VF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+GATV2_INLINE VD fma(VD a, VD b, VD c) { return (VD)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c); }
+GATV2_INLINE VF max_of(VF a, VF b) { return (VF)_mm256_max_ps((__m256)a, (__m256)b); }
+GATV2_INLINE VD max_of(VD a, VD b) { return (VD)_mm256_max_pd((__m256d)a, (__m256d)b); }
+#else
+#if defined(__ARM_NEON) && defined(__aarch64__)
+GATV2_INLINE VF fma(VF a, VF b, VF c) { return (VF)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+GATV2_INLINE VD fma(VD a, VD b, VD c) { return (VD)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b); }
+#else
+template <class V> GATV2_INLINE V fma(V a, V b, V c) { return a * b + c; }
+#endif
+GATV2_INLINE VF max_of(VF a, VF b) { return a > b ? a : b; }
+GATV2_INLINE VD max_of(VD a, VD b) { return a > b ? a : b; }
+#endif
+
+// Lane i of `swap_lanes<bit>(a)` is a[i ^ bit].
+template <int bit, class V, int... I>
+GATV2_INLINE V swap_lanes(V a, Sequence<I...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, a, (I ^ bit)...);
+#else
+  using M = decltype(a > a);
+  return __builtin_shuffle(a, M{(I ^ bit)...});
+#endif
+}
+
+// Lane i: a[i] + a[i ^ bit] where i lacks the bit, b[i] + b[i ^ bit] where it has it.
+template <int bit, class V, int... I>
+GATV2_INLINE V combine(V a, V b, Sequence<I...>) {
+  constexpr int W = sizeof...(I);
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, ((I & bit) ? W + I : I)...) +
+         __builtin_shufflevector(a, b, ((I & bit) ? W + (I ^ bit) : (I ^ bit))...);
+#else
+  using M = decltype(a > a);
+  return __builtin_shuffle(a, b, M{((I & bit) ? W + I : I)...}) +
+         __builtin_shuffle(a, b, M{((I & bit) ? W + (I ^ bit) : (I ^ bit))...});
+#endif
+}
+
+template <class A, int bit> GATV2_INLINE typename Simd<A>::V swap_lanes(typename Simd<A>::V a) {
+  return swap_lanes<bit>(a, typename MakeSequence<Simd<A>::W>::type());
+}
+template <class A, int bit>
+GATV2_INLINE typename Simd<A>::V combine(typename Simd<A>::V a, typename Simd<A>::V b) {
+  return combine<bit>(a, b, typename MakeSequence<Simd<A>::W>::type());
+}
+
+// exp(x) for x up to a few units above 0; 0 below the normal range; NaN stays NaN. About 1 ulp:
+// x = n ln 2 + r with |r| <= ln 2 / 2, and the Taylor series of exp(r), whose first omitted term
+// is below a tenth of an ulp.
+GATV2_INLINE VF exp(VF x) {
+  const VF low = broadcast<VF>(-87.0f);
+  const VF c = x < low ? low : x;
+  const VF magic = broadcast<VF>(12582912.0f);  // 1.5 * 2^23: rounds to an integer
+  const VF t = fma(c, broadcast<VF>(1.44269504088896341f), magic);
+  const VF n = t - magic;
+  VF r = fma(n, broadcast<VF>(-0.693145751953125f), c);
+  r = fma(n, broadcast<VF>(-1.42860682030941723e-6f), r);
+  VF q = broadcast<VF>(1.0f / 5040);
+  q = fma(q, r, broadcast<VF>(1.0f / 720));
+  q = fma(q, r, broadcast<VF>(1.0f / 120));
+  q = fma(q, r, broadcast<VF>(1.0f / 24));
+  q = fma(q, r, broadcast<VF>(1.0f / 6));
+  q = fma(q, r, broadcast<VF>(0.5f));
+  const VF y = fma(r * r, q, r) + 1.0f;
+  const Simd<float>::I e = ((Simd<float>::I)t - 0x4B400000 + 127) << 23;
+  return x < low ? VF{} : y * (VF)e;
+}
+
+GATV2_INLINE VD exp(VD x) {
+  const VD low = broadcast<VD>(-708.0);
+  const VD c = x < low ? low : x;
+  const VD magic = broadcast<VD>(6755399441055744.0);  // 1.5 * 2^52
+  const VD t = fma(c, broadcast<VD>(1.44269504088896340736), magic);
+  const VD n = t - magic;
+  VD r = fma(n, broadcast<VD>(-0.693147180369123816490), c);
+  r = fma(n, broadcast<VD>(-1.90821492927058770002e-10), r);
+  VD q = broadcast<VD>(1.0 / 6227020800.0);
+  q = fma(q, r, broadcast<VD>(1.0 / 479001600.0));
+  q = fma(q, r, broadcast<VD>(1.0 / 39916800.0));
+  q = fma(q, r, broadcast<VD>(1.0 / 3628800.0));
+  q = fma(q, r, broadcast<VD>(1.0 / 362880.0));
+  q = fma(q, r, broadcast<VD>(1.0 / 40320.0));
+  q = fma(q, r, broadcast<VD>(1.0 / 5040.0));
+  q = fma(q, r, broadcast<VD>(1.0 / 720.0));
+  q = fma(q, r, broadcast<VD>(1.0 / 120.0));
+  q = fma(q, r, broadcast<VD>(1.0 / 24.0));
+  q = fma(q, r, broadcast<VD>(1.0 / 6.0));
+  q = fma(q, r, broadcast<VD>(0.5));
+  const VD y = fma(r * r, q, r) + 1.0;
+  const Simd<double>::I e = ((Simd<double>::I)t - 0x4338000000000000LL + 1023) << 52;
+  return x < low ? VD{} : y * (VD)e;
+}
+
+// log(x) for normal x > 0 (a softmax denominator): x = 2^e m with m in [sqrt(1/2), sqrt(2)),
+// log m = 2 atanh((m - 1) / (m + 1)).
+template <class A> GATV2_INLINE typename Simd<A>::V log(typename Simd<A>::V x) {
+  using V = typename Simd<A>::V;
+  using I = typename Simd<A>::I;
+  constexpr bool single = sizeof(A) == 4;
+  constexpr int mantissa = single ? 23 : 52;
+  const I bits = (I)x;
+  const typename Simd<A>::Int half = single ? 0x3F3504F3LL : 0x3FE6A09E667F3BCDLL;
+  const I shifted = bits - half;
+  const I e = shifted >> mantissa;
+  const V m = (V)(bits - (e << mantissa));
+  const V f = (m - (A)1) / (m + (A)1);
+  const V f2 = f * f;
+  constexpr int terms = single ? 6 : 12;
+  V q = broadcast<V>((A)1 / (2 * terms + 1));
+  for (int k = terms - 1; k >= 1; --k) q = fma(q, f2, broadcast<V>((A)1 / (2 * k + 1)));
+  const V n = __builtin_convertvector(e, V);
+  const V lo = fma(f * f2, q * (A)2, n * (A)(single ? 1.42860682030941723e-6 : 1.90821492927058770002e-10));
+  return fma(n, broadcast<V>((A)(single ? 0.693145751953125 : 0.693147180369123816490)), f * (A)2 + lo);
+}
+
+// ---- half precision
+
+GATV2_INLINE float to_float(bfloat16 x) {
+  const uint32_t u = (uint32_t)x.bits << 16;
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+GATV2_INLINE float to_float(float16 x) {
+  // The exponent of a half is re-biased by a multiplication, which also normalises subnormals.
+  const uint32_t magnitude = (uint32_t)(x.bits & 0x7FFF) << 13;
+  float f;
+  memcpy(&f, &magnitude, 4);
+  f *= 0x1p112f;
+  uint32_t u;
+  memcpy(&u, &f, 4);
+  if ((x.bits & 0x7C00) == 0x7C00) u = magnitude | 0x7F800000;
+  u |= (uint32_t)(x.bits & 0x8000) << 16;
+  memcpy(&f, &u, 4);
+  return f;
+}
+GATV2_INLINE float to_float(float x) { return x; }
+GATV2_INLINE double to_float(double x) { return x; }
+
+GATV2_INLINE void from_float(float x, bfloat16& y) {
+  uint32_t u;
+  memcpy(&u, &x, 4);
+  y.bits = x != x ? 0x7FC0 : (uint16_t)((u + 0x7FFF + ((u >> 16) & 1)) >> 16);
+}
+GATV2_INLINE void from_float(float x, float16& y) {
+  uint32_t u;
+  memcpy(&u, &x, 4);
+  const uint16_t sign = (uint16_t)((u >> 16) & 0x8000);
+  u &= 0x7FFFFFFF;
+  if (u > 0x7F800000) { y.bits = sign | 0x7E00; return; }
+  if (u >= 0x477FF000) { y.bits = sign | 0x7C00; return; }
+  if (u < 0x38800000) {
+    // A sum with 1/2 rounds a subnormal half to its last bit.
+    float f;
+    memcpy(&f, &u, 4);
+    f += 0.5f;
+    memcpy(&u, &f, 4);
+    y.bits = (uint16_t)(sign | (u - 0x3F000000));
+    return;
+  }
+  u += 0xC8000FFF + ((u >> 13) & 1);
+  y.bits = (uint16_t)(sign | (u >> 13));
+}
+GATV2_INLINE void from_float(float x, float& y) { y = x; }
+GATV2_INLINE void from_float(double x, double& y) { y = x; }
+
+// ---- memory
+
+// How many lanes of a vector are in use, in the form the instruction set wants it.
+struct Lanes {
+  int count;
+#if defined(__AVX512F__)
+  __mmask16 mask;
+  explicit Lanes(int n) : count(n), mask((__mmask16)((1u << n) - 1)) {}
+#else
+  explicit Lanes(int n) : count(n) {}
+#endif
+};
+
+template <class T> using VecOf = typename Simd<Acc<T>>::V;
+
+GATV2_INLINE VF load(const float* p) { VF v; memcpy(&v, p, sizeof v); return v; }
+GATV2_INLINE VD load(const double* p) { VD v; memcpy(&v, p, sizeof v); return v; }
+GATV2_INLINE void store(float* p, VF v) { memcpy(p, &v, sizeof v); }
+GATV2_INLINE void store(double* p, VD v) { memcpy(p, &v, sizeof v); }
+
+#if defined(__AVX512F__)
+GATV2_INLINE VF widen(__m256i h, bfloat16*) { return (VF)_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16); }
+GATV2_INLINE VF widen(__m256i h, float16*) { return (VF)_mm512_cvtph_ps(h); }
+template <class H> GATV2_INLINE VF load_half(const H* p) { return widen(_mm256_loadu_si256((const __m256i*)p), (H*)0); }
+GATV2_INLINE __m256i narrow(VF v, bfloat16*) {
+  const __m512i u = (__m512i)v;
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  const __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+  const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(_mm512_srli_epi32(r, 16), nan, _mm512_set1_epi32(0x7FC0)));
+}
+GATV2_INLINE __m256i narrow(VF v, float16*) { return _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+template <class H> GATV2_INLINE void store_half(H* p, VF v) { _mm256_storeu_si256((__m256i*)p, narrow(v, (H*)0)); }
+
+GATV2_INLINE VF load(const float* p, Lanes n) { return (VF)_mm512_maskz_loadu_ps(n.mask, p); }
+GATV2_INLINE VD load(const double* p, Lanes n) { return (VD)_mm512_maskz_loadu_pd((__mmask8)n.mask, p); }
+GATV2_INLINE VF load(const bfloat16* p, Lanes n) { return widen(_mm256_maskz_loadu_epi16(n.mask, p), (bfloat16*)0); }
+GATV2_INLINE VF load(const float16* p, Lanes n) { return widen(_mm256_maskz_loadu_epi16(n.mask, p), (float16*)0); }
+GATV2_INLINE void store(float* p, VF v, Lanes n) { _mm512_mask_storeu_ps(p, n.mask, (__m512)v); }
+GATV2_INLINE void store(double* p, VD v, Lanes n) { _mm512_mask_storeu_pd(p, (__mmask8)n.mask, (__m512d)v); }
+GATV2_INLINE void store(bfloat16* p, VF v, Lanes n) { _mm256_mask_storeu_epi16(p, n.mask, narrow(v, (bfloat16*)0)); }
+GATV2_INLINE void store(float16* p, VF v, Lanes n) { _mm256_mask_storeu_epi16(p, n.mask, narrow(v, (float16*)0)); }
+#else
+#if defined(__AVX2__)
+GATV2_INLINE VF widen(__m128i h, bfloat16*) { return (VF)_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16); }
+GATV2_INLINE VF widen(__m128i h, float16*) { return (VF)_mm256_cvtph_ps(h); }
+template <class H> GATV2_INLINE VF load_half(const H* p) { return widen(_mm_loadu_si128((const __m128i*)p), (H*)0); }
+GATV2_INLINE void store_half(float16* p, VF v) {
+  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+GATV2_INLINE void store_half(bfloat16* p, VF v) { for (int i = 0; i < Simd<float>::W; ++i) from_float(v[i], p[i]); }
+#else
+template <class H> GATV2_INLINE VF load_half(const H* p) {
+  VF v;
+  for (int i = 0; i < Simd<float>::W; ++i) v[i] = to_float(p[i]);
+  return v;
+}
+template <class H> GATV2_INLINE void store_half(H* p, VF v) { for (int i = 0; i < Simd<float>::W; ++i) from_float(v[i], p[i]); }
+#endif
+
+template <class T> GATV2_INLINE VecOf<T> load(const T* p, Lanes n);
+template <class T> GATV2_INLINE void store(T* p, VecOf<T> v, Lanes n);
+#endif
+
+GATV2_INLINE VF load(const bfloat16* p) { return load_half(p); }
+GATV2_INLINE VF load(const float16* p) { return load_half(p); }
+GATV2_INLINE void store(bfloat16* p, VF v) { store_half(p, v); }
+GATV2_INLINE void store(float16* p, VF v) { store_half(p, v); }
+
+#if !defined(__AVX512F__)
+template <class T> GATV2_INLINE VecOf<T> load(const T* p, Lanes n) {
+  constexpr int W = Simd<Acc<T>>::W;
+  if (n.count == W) return load(p);
+  VecOf<T> v{};
+  for (int i = 0; i < n.count; ++i) v[i] = to_float(p[i]);
+  return v;
+}
+template <class T> GATV2_INLINE void store(T* p, VecOf<T> v, Lanes n) {
+  constexpr int W = Simd<Acc<T>>::W;
+  if (n.count == W) return store(p, v);
+  for (int i = 0; i < n.count; ++i) from_float(v[i], p[i]);
+}
+#endif
+
+GATV2_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+
+GATV2_END

@@ -1,0 +1,112 @@
+"""The graph structure: edges sorted by destination and by source, in O(E + N)."""
+
+from __future__ import annotations
+
+import struct
+from ctypes import byref, c_int64
+
+import torch
+from torch import Tensor
+
+from gatv2_pyg.kernels.cpu.library import check_status, library, num_threads
+
+_GROUP = struct.Struct("3q 4q 4q 3q")
+_TRANSPOSE = struct.Struct("2q 3q 2q 3q")
+
+
+def _indices(value: Tensor) -> Tensor:
+    return value if value.dtype in (torch.int32, torch.int64) else value.long()
+
+
+def group_by_dst(
+    src: Tensor,
+    dst: Tensor,
+    num_src: int,
+    num_dst: int,
+    add_self_loops: bool,
+    index_dtype: torch.dtype,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, int, tuple[str, int, int] | None]:
+    """Sorts edges by destination, keeping their order within a row.
+
+    Args:
+        src: ``[E]`` integers, of any stride.
+        dst: ``[E]`` integers, of any stride.
+        num_src: the number of sources.
+        num_dst: the number of destinations.
+        add_self_loops: leave out edges with ``src == dst``, and append an edge ``i -> i`` with the
+            id ``E + i`` for every ``i < min(num_src, num_dst)``.
+        index_dtype: the dtype of the result, torch.int32 or torch.int64.
+
+    Returns:
+        ``(ptr, idx, eid, max_degree, None)``, ``eid`` empty where it would be the identity; or
+        ``(None, None, None, 0, bad)``, ``bad`` being ``("src" or "dst", position, value)`` of the
+        first index out of range.
+    """
+    src, dst = _indices(src), _indices(dst)
+    if src.dtype != dst.dtype:
+        src, dst = src.long(), dst.long()
+    num_edges = src.numel()
+    most = num_edges + (min(num_src, num_dst) if add_self_loops else 0)
+    ptr = torch.empty(num_dst + 1, dtype=index_dtype)
+    idx = torch.empty(most, dtype=index_dtype)
+    eid = torch.empty(most, dtype=index_dtype)
+    args = _GROUP.pack(
+        src.dtype == torch.int64,
+        index_dtype == torch.int64,
+        num_threads(),
+        src.data_ptr(),
+        src.stride(0),
+        dst.data_ptr(),
+        dst.stride(0),
+        num_edges,
+        num_src,
+        num_dst,
+        add_self_loops,
+        ptr.data_ptr(),
+        idx.data_ptr(),
+        eid.data_ptr(),
+    )
+    result = (c_int64 * 6)()
+    check_status(library().handle.gatv2_group_by_dst(args, result))
+    edges, max_degree, identity, bad, position, value = result
+    if bad:
+        return None, None, None, 0, ("src" if bad == 1 else "dst", position, value)
+    if edges != most:
+        idx, eid = idx[:edges], eid[:edges]
+    return ptr, idx, ptr.new_empty(0) if identity else eid, max_degree, None
+
+
+def transpose(
+    ptr: Tensor, idx: Tensor, eid: Tensor, num_src: int
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """The same edges by source, each row ordered by destination.
+
+    Args:
+        ptr: ``[num_dst + 1]`` where each destination's edges begin.
+        idx: the source at each position.
+        eid: the edge id at each position; empty if that is the position.
+        num_src: the number of sources.
+
+    Returns:
+        ``(ptr, idx, eid, max_degree)`` by source; ``eid`` is always given.
+    """
+    num_dst = ptr.numel() - 1
+    edges = int(ptr[num_dst])
+    out_ptr = ptr.new_empty(num_src + 1)
+    out_idx = ptr.new_empty(edges)
+    out_eid = ptr.new_empty(edges)
+    args = _TRANSPOSE.pack(
+        ptr.dtype == torch.int64,
+        num_threads(),
+        ptr.data_ptr(),
+        idx.data_ptr(),
+        eid.data_ptr() if eid.numel() else 0,
+        num_dst,
+        num_src,
+        out_ptr.data_ptr(),
+        out_idx.data_ptr(),
+        out_eid.data_ptr(),
+    )
+    largest = c_int64(0)
+    check_status(library().handle.gatv2_transpose(args, byref(largest)))
+    return out_ptr, out_idx, out_eid, largest.value
