@@ -30,6 +30,8 @@ COMMANDS: dict[str, Entry] = {
     "citation": Entry("citation", "test accuracy on Cora, CiteSeer and PubMed over many seeds"),
     "heterophily": Entry("heterophily", "ROC AUC on Tolokers and Minesweeper, ten given splits"),
     "noise": Entry("noise", "accuracy as random edges are added to the graph"),
+    "attention": Entry("attention", "what attention does: rank agreement, entropy, heat maps"),
+    "speed": Entry("speed", "time against PyG's layers and against the floor, CPU or CUDA"),
     "report": Entry("report", "one self-contained HTML page (and Markdown) of all results found"),
     "readme": Entry("readme", "fill the marked sections of README.md from the result files"),
 }

@@ -7,23 +7,28 @@ from typing import Any
 
 from torch import nn
 
+from .errors import UsageError
 from .palette import BLUE, GREEN, ORANGE, PURPLE, VERMILION
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A layer as tables and pictures name it."""
+    """A layer as tables and pictures name it (``short``: in the heads of wide tables)."""
 
     key: str
     label: str
     color: str
+    short: str
+    has_self_loops: bool = True
 
 
-OURS = Contestant("ours", "gatv2_pyg GATv2Conv", BLUE)
-PYG_GATV2 = Contestant("pyg-gatv2", "PyG GATv2Conv", VERMILION)
-GAT = Contestant("gat", "PyG GATConv (GAT)", ORANGE)
-DENSE = Contestant("dense", "dense GATv2 (N×N)", PURPLE)
-DOT_PRODUCT = Contestant("dot-product", "PyG TransformerConv (dot product)", GREEN)
+OURS = Contestant("ours", "gatv2_pyg GATv2Conv", BLUE, "GATv2 (ours)")
+PYG_GATV2 = Contestant("pyg-gatv2", "PyG GATv2Conv", VERMILION, "GATv2 (PyG)")
+GAT = Contestant("gat", "PyG GATConv (GAT)", ORANGE, "GAT")
+DENSE = Contestant("dense", "dense GATv2 (N×N)", PURPLE, "dense GATv2")
+DOT_PRODUCT = Contestant(
+    "dot-product", "PyG TransformerConv (dot product)", GREEN, "dot product", False
+)
 
 
 def layer(
@@ -42,10 +47,8 @@ def layer(
     from torch_geometric import nn as pyg
 
     if contestant is OURS:
-        try:
-            from gatv2_pyg import GATv2Conv
-        except ImportError:
-            return pyg.GATv2Conv(in_channels, out_channels, heads=heads, **options)
+        from gatv2_pyg import GATv2Conv
+
         return GATv2Conv(in_channels, out_channels, heads=heads, backend=backend, **options)
     if contestant is PYG_GATV2:
         return pyg.GATv2Conv(in_channels, out_channels, heads=heads, **options)
@@ -57,7 +60,18 @@ def layer(
     if contestant is GAT:
         return pyg.GATConv(in_channels, out_channels, heads=heads, **options)
     if contestant is DOT_PRODUCT:
-        if options.pop("add_self_loops", False):
-            raise ValueError("TransformerConv adds no self-loops: expected add_self_loops=False")
         return pyg.TransformerConv(in_channels, out_channels, heads=heads, **options)
     raise ValueError(f"unknown contestant {contestant!r}")
+
+
+def resolve_backend(backend: str, device: str) -> str:
+    """The backend this project's layer takes for ``--backend`` on a device (float32)."""
+    import torch
+
+    conv = layer(OURS, 8, 8, backend=backend).to(device)
+    x = torch.zeros(2, 8, device=device)
+    edge_index = torch.tensor([[0], [1]], device=device)
+    try:
+        return str(conv.backend_for(x, edge_index).name)
+    except RuntimeError as error:
+        raise UsageError(f"--backend {backend}: {error}") from None

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from . import fresh, options, plots, results, statistics, timing
-from .contestants import DENSE, GAT, OURS, PYG_GATV2, Contestant
+from .contestants import DENSE, GAT, OURS, PYG_GATV2, Contestant, resolve_backend
 from .data import Dataset, load_or_stand_in
 from .dense import dense_bias
 from .environment import memory_available
@@ -154,6 +154,7 @@ class _Run:
         self.epochs = session.choose(args.epochs, full=200, quick=30)
         self.rounds = session.choose(args.rounds, full=40, quick=10)
         self.dataset = load_or_stand_in("Cora", args.data, session.line)
+        self.backend = resolve_backend(args.backend, session.device)
         self.store: Store = session.store()
         self.notes: list[str] = []
         self.dense = not args.no_dense and self._dense_fits()
@@ -170,7 +171,7 @@ class _Run:
         return False
 
     def _key(self, what: str, contestant: Contestant | None = None, **more: Any) -> dict[str, Any]:
-        key = {"what": what, "stand_in": self.dataset.stand_in, "backend": self.args.backend}
+        key = {"what": what, "stand_in": self.dataset.stand_in, "backend": self.backend}
         return key | ({"model": contestant.key} if contestant else {}) | more
 
     def agreement(self, bar: Bar) -> dict[str, float]:
@@ -184,7 +185,7 @@ class _Run:
             found[contestant.key] = self.store.unit(
                 self._key("agreement", contestant),
                 functools.partial(
-                    _disagreement, contestant, reference, self.dataset, device, self.args.backend
+                    _disagreement, contestant, reference, self.dataset, device, self.backend
                 ),
             )
             bar.advance()
@@ -202,7 +203,7 @@ class _Run:
                     self.store.unit(
                         self._key("training", contestant, seed=seed, epochs=epochs),
                         lambda c=contestant, s=seed, e=epochs: _train(
-                            c, self.dataset, self.session.device, self.args.backend, s, e
+                            c, self.dataset, self.session.device, self.backend, s, e
                         ),
                     )
                 )
@@ -214,7 +215,7 @@ class _Run:
 
         def measure(contestants: list[Contestant], rounds: int, warmup: int) -> dict[str, Any]:
             steps = {
-                c.key: _stepper(c, self.dataset, self.session.device, self.args.backend)
+                c.key: _stepper(c, self.dataset, self.session.device, self.backend)
                 for c in contestants
             }
             device = self.session.device
@@ -249,7 +250,7 @@ class _Run:
                 "contestant": contestant.key,
                 "data": str(self.args.data) if self.args.data else None,
                 "device": self.session.device,
-                "backend": self.args.backend,
+                "backend": self.backend,
             }
             peak, failure = self.store.unit(
                 self._key("memory", contestant), functools.partial(_peak_memory, arguments)
@@ -321,7 +322,7 @@ def _result(
             "dense epochs": job.args.dense_epochs or "not trained",
             "timed steps": job.rounds,
             "timed dense steps": DENSE_STEPS,
-            "backend": job.args.backend,
+            "backend": job.backend,
             "device": job.session.device,
         },
         tables=[table],
@@ -344,7 +345,7 @@ def _result(
 def _note(job: _Run, agreement: dict[str, float]) -> str:
     worst = max(agreement.values())
     text = (
-        f"Accuracy: mean ± standard deviation over {job.seeds} seeds. Epoch: median of "
+        f"Accuracy: mean ± standard deviation over {statistics.count(job.seeds, 'seed')}. Epoch: median of "
         f"{job.rounds} training steps, the sparse layers in turn"
     )
     text += f" ({DENSE_STEPS} steps of dense attention)" if job.dense else ""
@@ -363,7 +364,7 @@ def _headline(
     memory: dict[str, int | None],
 ) -> str:
     parts = [
-        f"{job.dataset.label}, {job.seeds} seeds: test accuracy "
+        f"{job.dataset.label}, {statistics.count(job.seeds, 'seed')}: test accuracy "
         f"{statistics.percent(test[OURS.key])} % with gatv2_pyg, "
         f"{statistics.percent(test[PYG_GATV2.key])} % with PyG's GATv2Conv, "
         f"{statistics.percent(test[GAT.key])} % with GAT."
@@ -427,7 +428,7 @@ def _picture(
             axes.tick_params(labelleft=len(timed) != len(trained) or len(peaks) != len(timed))
     return results.Picture(
         figure,
-        f"{job.dataset.label}: test accuracy (mean over {job.seeds} seeds; error bars: standard "
+        f"{job.dataset.label}: test accuracy (mean over {statistics.count(job.seeds, 'seed')}; error bars: standard "
         f"deviation), median time of a training epoch, and peak memory of a training step.",
         f"Accuracy, epoch time and memory of {len(job.contestants)} attention layers on "
         f"{job.dataset.label}",

@@ -120,10 +120,11 @@ def settings_line(settings: dict[str, Any]) -> str:
 
     def show(value: Any) -> str:
         if isinstance(value, (list, tuple)):
-            numbers = list(value)
-            if len(numbers) > 3 and numbers == list(range(numbers[0], numbers[-1] + 1)):
-                return f"{numbers[0]} ... {numbers[-1]}"
-            return ", ".join(map(str, numbers))
+            items = list(value)
+            whole = len(items) > 3 and all(type(item) is int for item in items)
+            if whole and items == list(range(items[0], items[-1] + 1)):
+                return f"{items[0]} ... {items[-1]}"
+            return ", ".join(map(str, items))
         return str(value)
 
     return "; ".join(f"{name} {show(value)}" for name, value in settings.items())

@@ -96,6 +96,11 @@ class Session:
     def __exit__(self, *exception: object) -> None:
         pass
 
+    def separate_devices(self) -> None:
+        """Gives what is measured on CUDA files of its own (``speed-cuda``)."""
+        if self.device.startswith("cuda"):
+            self.stem = f"{self.name}-cuda" + (results.QUICK if self.quick else "")
+
     def choose(self, given: T | None, *, full: T, quick: T) -> T:
         """An option's value: as given, else the default of the full or the quick form."""
         if given is not None:

@@ -59,6 +59,11 @@ def ratio(value: float) -> str:
     return f"{value:.1f}×" if value >= 1 else f"{value:.2f}×"
 
 
+def count(number: int, noun: str) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _significant(value: float) -> str:
     if value >= 100:
         return f"{value:,.0f}"

@@ -1,0 +1,295 @@
+"""DictionaryLookup: the task only dynamic attention can solve (Brody et al., 2022, section 4.1).
+
+A complete bipartite graph of k keys and k queries; every key node carries a key and a value,
+every query node its key, and each query asks for its value. One attention layer of 128 channels
+in all heads together, trained on 80 % of the permutations and tested on the rest: gatv2_pyg's
+GATv2Conv, the original GAT (PyG's GATConv) and dot-product attention (PyG's TransformerConv),
+drawn beside the values the paper reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from . import options, plots, results, statistics
+from .contestants import DOT_PRODUCT, GAT, OURS, Contestant, resolve_backend
+from .lookup_task import LookupModel, LookupTask
+from .palette import BLACK, GREY
+from .session import Session
+from .training import fit
+
+CONTESTANTS = (OURS, GAT, DOT_PRODUCT)
+ALL_SIZES = tuple(range(4, 21))
+LEARNING_RATE = 1e-3
+PARTS = ("train", "test")
+
+# Accuracies the paper reports for one head (its figure 3), by contestant and part.
+PAPER: dict[tuple[str, str], dict[int, float]] = {
+    (OURS.key, "train"): dict.fromkeys(ALL_SIZES, 1.0),
+    (OURS.key, "test"): dict.fromkeys(ALL_SIZES, 1.0),
+    (GAT.key, "train"): {4: 0.85, 20: 0.11},
+}
+PAPER_TEXT = (
+    "Paper (Brody et al., 2022): GATv2 with one head reaches 100 % on train and test for every k; "
+    "GAT with one head falls from about 85 % (k = 4) to about 11 % (k = 20) on train; GAT with 8 "
+    "heads fits train but not test."
+)
+
+
+def _numbers(minimum: int, maximum: int) -> Any:
+    def parse(text: str) -> list[int]:
+        try:
+            chosen = sorted({int(part) for part in text.split(",")})
+        except ValueError:
+            chosen = [minimum - 1]
+        if chosen[0] < minimum or chosen[-1] > maximum:
+            raise argparse.ArgumentTypeError(
+                f"expected whole numbers from {minimum} to {maximum}, got {text!r}"
+            )
+        return chosen
+
+    return parse
+
+
+def _heads(text: str) -> list[int]:
+    chosen: list[int] = _numbers(1, 128)(text)
+    if any(128 % heads for heads in chosen):
+        raise argparse.ArgumentTypeError(f"expected divisors of 128, got {text!r}")
+    return chosen
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--k",
+        type=_numbers(2, 100),
+        metavar="K,K,...",
+        help="numbers of keys (default: 4 ... 20, quick 4,10)",
+    )
+    parser.add_argument(
+        "--heads",
+        type=_heads,
+        metavar="H,H,...",
+        help="numbers of heads, 128 / H channels each (default: 1,8, quick 1)",
+    )
+    parser.add_argument(
+        "--graphs",
+        type=options.whole(10),
+        default=2000,
+        metavar="N",
+        help="graphs, 80 %% of them for training (default: 2000; k! if that is less)",
+    )
+    options.add_training(parser, seeds="3", epochs="120, quick 16, of 25 updates each")
+    options.add_quick(parser, "k 4 and 10, one head, 16 epochs")
+    options.add_run(parser)
+    options.add_backend(parser)
+
+
+def train(
+    contestant: Contestant,
+    k: int,
+    heads: int,
+    seed: int,
+    *,
+    epochs: int,
+    graphs: int,
+    device: str,
+    backend: str,
+) -> dict[str, Any]:
+    """One training; ends early when every training query is answered."""
+    torch.manual_seed(seed)
+    task = LookupTask(k, graphs=graphs, seed=seed, device=device)
+    own = {"root_weight": False} if contestant is DOT_PRODUCT else {}
+    model = LookupModel(contestant, k, heads=heads, backend=backend, **own).to(device)
+    found = fit(
+        model,
+        task,
+        epochs=epochs,
+        lr=LEARNING_RATE,
+        evaluate_every=max(1, epochs // 20),
+        stop=lambda scores: scores["train"] == 1.0,
+    )
+    return {
+        "train": found.best["train"],
+        "test": found.best["test"],
+        "epochs": len(found.epoch_seconds),
+        "epoch_seconds": statistics.median(found.epoch_seconds),
+    }
+
+
+Scores = dict[tuple[int, str, int], list[dict[str, Any]]]
+
+
+def run(session: Session, args: argparse.Namespace) -> results.Result:
+    sizes = session.choose(args.k, full=list(ALL_SIZES), quick=[4, 10])
+    heads = session.choose(args.heads, full=[1, 8], quick=[1])
+    seeds = session.choose(args.seeds, full=3, quick=3)
+    epochs = session.choose(args.epochs, full=120, quick=16)
+    backend = resolve_backend(args.backend, session.device)
+    store = session.store(timing=False)
+    units = [
+        (h, k, seed, c) for h in heads for k in sizes for seed in range(seeds) for c in CONTESTANTS
+    ]
+    found: Scores = {}
+    with session.progress("dictionary-lookup", len(units)) as bar:
+        for h, k, seed, contestant in units:
+            bar.say(f"k = {k}, {statistics.count(h, 'head')}, seed {seed}: {contestant.label}")
+            work = functools.partial(
+                train,
+                contestant,
+                k,
+                h,
+                seed,
+                epochs=epochs,
+                graphs=args.graphs,
+                device=session.device,
+                backend=backend,
+            )
+            key = {
+                "model": contestant.key,
+                "k": k,
+                "heads": h,
+                "seed": seed,
+                "epochs": epochs,
+                "graphs": args.graphs,
+                "backend": backend,
+            }
+            found.setdefault((h, contestant.key, k), []).append(store.unit(key, work))
+            bar.advance()
+    return _result(session, args, found, sizes, heads, seeds, epochs, backend)
+
+
+def _values(units: Sequence[dict[str, Any]], part: str) -> list[float]:
+    return [unit[part] for unit in units]
+
+
+def _result(
+    session: Session,
+    args: argparse.Namespace,
+    found: Scores,
+    sizes: list[int],
+    heads: list[int],
+    seeds: int,
+    epochs: int,
+    backend: str,
+) -> results.Result:
+    return results.Result(
+        title="DictionaryLookup: what only dynamic attention can do",
+        headline=_headline(found, sizes, heads, seeds),
+        settings={
+            "k": sizes,
+            "heads": heads,
+            "seeds": list(range(seeds)),
+            "epochs": f"{epochs} at most",
+            "graphs": args.graphs,
+            "batch": 64,
+            "channels": 128,
+            "learning rate": LEARNING_RATE,
+            "backend": backend,
+            "device": session.device,
+        },
+        tables=[_table(found, sizes, h, seeds) for h in heads],
+        pictures=[_picture(found, sizes, heads, seeds)],
+        data=[
+            {"heads": h, "model": model, "k": k, "seeds": units}
+            for (h, model, k), units in found.items()
+        ],
+        notes=[
+            PAPER_TEXT,
+            "A training ends when every training query is answered. The scores are those of the "
+            "epoch with the highest training accuracy.",
+        ],
+    )
+
+
+def _table(found: Scores, sizes: list[int], heads: int, seeds: int) -> results.Table:
+    rows = []
+    for k in sizes:
+        row = [str(k)]
+        for contestant in CONTESTANTS:
+            units = found[heads, contestant.key, k]
+            row += [statistics.percent(_values(units, part)) for part in PARTS]
+        rows.append(row)
+    columns = ["k", *(f"{c.short}, {part} (%)" for c in CONTESTANTS for part in PARTS)]
+    return results.Table(
+        f"Accuracy with {statistics.count(heads, 'head')}",
+        columns,
+        rows,
+        note=f"Mean ± standard deviation over {statistics.count(seeds, 'seed')}. Guessing gives 100 / k %.",
+    )
+
+
+def _headline(found: Scores, sizes: list[int], heads: list[int], seeds: int) -> str:
+    k = 10 if 10 in sizes else sizes[-1]
+    h = heads[0]
+
+    def worst(contestant: Contestant, choose: Any) -> str:
+        units = found[h, contestant.key, k]
+        return ", ".join(f"{100 * choose(_values(units, part)):.0f} % on {part}" for part in PARTS)
+
+    return (
+        f"With k = {k} and {statistics.count(h, 'head')}, GATv2 answers at least {worst(OURS, min)}, the "
+        f"original GAT at most {worst(GAT, max)}, over {statistics.count(seeds, 'seed')}."
+    )
+
+
+def _picture(found: Scores, sizes: list[int], heads: list[int], seeds: int) -> results.Picture:
+    with plots.style():
+        figure, panels = plots.panels(len(heads), 2, size=(5.4, 3.2), sharex=True, sharey=True)
+        for place, axes in enumerate(panels):
+            part, h = PARTS[place // len(heads)], heads[place % len(heads)]
+            axes.set_title(f"{part}, {statistics.count(h, 'head')}")
+            _draw(axes, found, sizes, h, part)
+            if place % len(heads) == 0:
+                axes.set_ylabel("accuracy (%)")
+            if place >= len(heads):
+                axes.set_xlabel("number of keys k")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return results.Picture(
+        figure,
+        f"Accuracy on DictionaryLookup: mean over {statistics.count(seeds, 'seed')}, bands from the lowest to the "
+        f"highest seed. Dotted: guessing, 1/k. Hollow grey: values the paper reports for one head "
+        f"(Brody et al., 2022).",
+        "Accuracy against the number of keys for GATv2, GAT and dot-product attention",
+    )
+
+
+def _draw(axes: Any, found: Scores, sizes: list[int], heads: int, part: str) -> None:
+    for contestant in CONTESTANTS:
+        values = [_values(found[heads, contestant.key, k], part) for k in sizes]
+        plots.band(
+            axes,
+            sizes,
+            [100 * statistics.mean(v) for v in values],
+            [100 * min(v) for v in values],
+            [100 * max(v) for v in values],
+            color=contestant.color,
+            label=contestant.label,
+            linewidth=4.5 if contestant is OURS else 1.8,
+            markersize=10 if contestant is OURS else 5,
+        )
+    axes.plot(sizes, [100 / k for k in sizes], ":", color=BLACK, linewidth=1.2, label="guessing")
+    if heads == 1:
+        _draw_paper(axes, sizes, part)
+    axes.set_ylim(-3, 108)
+    axes.set_xticks(sizes if len(sizes) <= 9 else sizes[::2])
+
+
+def _draw_paper(axes: Any, sizes: list[int], part: str) -> None:
+    hollow = {"mfc": "none", "mec": GREY, "mew": 1.4, "ms": 14, "ls": "none"}
+    for contestant, marker, name in ((OURS, "o", "GATv2"), (GAT, "^", "GAT")):
+        values = PAPER.get((contestant.key, part), {})
+        shown = [k for k in values if sizes[0] <= k <= sizes[-1]]
+        if part == "train" or shown:
+            axes.plot(
+                shown,
+                [100 * values[k] for k in shown],
+                marker=marker,
+                label=f"paper: {name}, one head",
+                **hollow,
+            )
