@@ -82,7 +82,7 @@ def endpoints(edge_index: Adj, flow: str) -> tuple[Tensor, Tensor]:
 
 
 def as_int64(edge_index: Adj) -> Adj:
-    """A plain ``edge_index`` in int64: with smaller integers, PyG's scatter gives wrong gradients."""
+    """A plain ``edge_index`` in int64; PyG's scatter fails, or errs, with smaller integers."""
     if type(edge_index) is not Tensor or is_torch_sparse_tensor(edge_index):
         return edge_index
     return edge_index.long()

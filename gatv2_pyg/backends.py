@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import importlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,7 +11,7 @@ import torch
 
 BACKENDS = ("auto", "fused", "triton", "scatter", "reference")
 
-_override: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+_override: str | None = None
 
 
 class Backend(NamedTuple):
@@ -40,7 +39,7 @@ def check_backend_name(name: str) -> str:
 def use_backend(name: str) -> Iterator[None]:
     """Context manager: all layers and :func:`gatv2_pyg.gatv2_attention` use this backend.
 
-    It goes before a layer's own ``backend``.
+    It goes before a layer's own ``backend`` and holds for all threads.
 
     Args:
         name: ``"fused"`` (C++ on CPU, Triton on CUDA), ``"triton"`` (on CPU tensors too, when
@@ -51,32 +50,35 @@ def use_backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: the name is unknown.
     """
-    token = _override.set(check_backend_name(name))
+    global _override
+    before, _override = _override, check_backend_name(name)
     try:
         yield
     finally:
-        _override.reset(token)
+        _override = before
 
 
 def requested_backend(own: str) -> str:
-    """The name in force: that of :func:`use_backend`, else the caller's own."""
-    return _override.get() or own
+    """The name in force: that of :func:`use_backend`, else the caller's own, checked."""
+    return _override or check_backend_name(own)
 
 
-def select_backend(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The backend for inputs of this device and dtype.
+def select_backend(
+    name: str, device: torch.device, dtype: torch.dtype, channels: int = 1
+) -> Backend:
+    """The backend for features of this device, dtype and number of channels a head.
 
     Raises:
         RuntimeError: a backend asked for by name can't be used; the message says why.
     """
     if name != "auto":
-        reason = refusal(name, device, dtype)
+        reason = refusal(name, device, dtype, channels)
         if reason is not None:
             raise RuntimeError(f"backend={name!r} can't be used: {reason}")
         return Backend(name, "asked for by name", _kernels_of(name, device))
     reasons = []
     for candidate in ("fused", "scatter"):
-        reason = refusal(candidate, device, dtype)
+        reason = refusal(candidate, device, dtype, channels)
         if reason is None:
             because = "; ".join(reasons) or f"fused kernels run {dtype} on {device.type}"
             return Backend(candidate, because, _kernels_of(candidate, device))
@@ -84,22 +86,22 @@ def select_backend(name: str, device: torch.device, dtype: torch.dtype) -> Backe
     return Backend("reference", "; ".join(reasons))
 
 
-def refusal(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why the backend can't take inputs of this device and dtype; None if it can."""
+def refusal(name: str, device: torch.device, dtype: torch.dtype, channels: int = 1) -> str | None:
+    """Why the backend can't take such features; None if it can."""
     if name == "reference":
         return None
+    if _transforms_active():
+        return "torch.func transforms and forward-mode AD need operations that torch can follow"
     if name == "scatter":
         if torch.compiler.is_compiling():
             return "torch_scatter's operators can't be traced by torch.compile"
         return _missing("torch_scatter")
     if name == "fused" and device.type not in ("cpu", "cuda"):
         return f"there are no fused kernels for {device.type} tensors"
-    if _transforms_active():
-        return "torch.func transforms and forward-mode AD need operations that torch can follow"
     kernels = _kernels_of(name, device)
     reason = _unavailable(kernels)
     if reason is None and kernels == "triton":
-        reason = _triton_refusal(str(device), dtype)
+        reason = _triton_refusal(str(device), dtype, channels)
     return reason
 
 
@@ -136,6 +138,6 @@ def _unavailable(kernels: str) -> str | None:
 
 
 @torch.compiler.assume_constant_result
-def _triton_refusal(device: str, dtype: torch.dtype) -> str | None:
+def _triton_refusal(device: str, dtype: torch.dtype, channels: int) -> str | None:
     module = importlib.import_module("gatv2_pyg.kernels.triton")
-    return module.unsupported(torch.device(device), dtype)
+    return module.unsupported(torch.empty((0, 1, channels), dtype=dtype, device=device))

@@ -20,7 +20,8 @@ from torch_geometric.utils.sparse import set_sparse_value
 
 from gatv2_pyg import adjacency, inputs
 from gatv2_pyg.backends import Backend, check_backend_name, requested_backend, select_backend
-from gatv2_pyg.functional import draw_seed, gatv2_attention
+from gatv2_pyg.functional import attend, draw_seed
+from gatv2_pyg.graph import Graph
 from gatv2_pyg.passing import why_message_passing
 from gatv2_pyg.reference import accumulation_dtype, dropout_scale
 
@@ -163,6 +164,7 @@ class GATv2Conv(MessagePassing):
         x_l, x_r = self._check(x, edge_index, edge_attr)
         backend = self._select(x_l)
         edge_index = adjacency.rows_first(edge_index)
+        graph = self._graph(x_l.size(0), x_r.size(0), edge_index, backend)
         res = self.res(x_r) if self.res is not None else None
         single = x_l is x_r
         x_l = self.lin_l(x_l).view(-1, self.heads, self.out_channels)
@@ -171,8 +173,11 @@ class GATv2Conv(MessagePassing):
         else:
             x_r = self.lin_r(x_r).view(-1, self.heads, self.out_channels)
 
-        attend = self._pass_messages if backend.name == "reference" else self._attend
-        out, attention = attend(x_l, x_r, edge_index, edge_attr, bool(return_attention_weights))
+        call = (x_l, x_r, edge_index, edge_attr, bool(return_attention_weights))
+        if graph is None:
+            out, attention = self._pass_messages(*call)
+        else:
+            out, attention = self._attend(backend, graph, *call)
 
         out = out.flatten(1) if self.concat else out.mean(dim=1)
         if res is not None:
@@ -214,7 +219,7 @@ class GATv2Conv(MessagePassing):
         s = (F.leaky_relu(z, self.negative_slope) * self.att).sum(dim=-1)  # (2)
         alpha = softmax(s, index, ptr, dim_size)
         if self.training and self.dropout > 0:
-            ids = _edge_ids.get()
+            ids = None if torch.compiler.is_compiling() else _edge_ids.get()
             ids = torch.arange(alpha.size(0), device=alpha.device) if ids is None else ids
             acc = accumulation_dtype(alpha.dtype)
             scale = dropout_scale(ids, self.heads, self.dropout, draw_seed(), acc)
@@ -272,18 +277,28 @@ class GATv2Conv(MessagePassing):
             if name not in ("auto", "reference"):
                 raise RuntimeError(f"backend={name!r} can't be used: {reason}")
             return Backend("reference", f"message passing: {reason}")
-        return select_backend(name, x.device, inputs.compute_dtype(x))
+        return select_backend(name, x.device, inputs.compute_dtype(x), self.out_channels)
 
-    def _attend(self, x_l, x_r, edge_index, edge_attr, return_attention):
-        """Attention over the grouped edges, without ``[E, H, C]`` where it is fused."""
-        num_src, num_dst = x_l.size(0), x_r.size(0)
-        num_nodes = min(num_src, num_dst)
+    def _graph(self, num_src: int, num_dst: int, edge_index: Adj, backend: Backend) -> Graph | None:
+        """The grouped edges, or None for message passing; the indices are checked either way."""
         if self.flow == "target_to_source":
-            # PyG's message passing returns a row for each row of x[0] then.
-            x_r, num_dst = x_r[:num_nodes], num_nodes
-        graph = adjacency.graph_of(
+            num_dst = min(num_src, num_dst)
+        if backend.name == "reference":
+            adjacency.check_indices(edge_index, num_src, num_dst, self.flow)
+            return None
+        return adjacency.graph_of(
             edge_index, num_src, num_dst, self.add_self_loops, self.fill_value, self.flow
         )
+
+    def _attend(
+        self, backend: Backend, graph: Graph, x_l, x_r, edge_index, edge_attr, return_attention
+    ):
+        """Attention over the grouped edges, without ``[E, H, C]`` where it is fused."""
+        num_src = x_l.size(0)
+        num_nodes = min(num_src, x_r.size(0))
+        if self.flow == "target_to_source":
+            # PyG's message passing returns a row for each row of x[0] then.
+            x_r = x_r[:num_nodes]
         adj = edge_index
         if is_sparse(adj) and (return_attention or adjacency.has_features(adj)):
             if self.add_self_loops:
@@ -298,20 +313,15 @@ class GATv2Conv(MessagePassing):
             if inputs.is_lazy(self.lin_edge):
                 self.lin_edge.initialize_parameters(self.lin_edge, (edge_attr,))
             edge_attr = edge_attr.to(x_l.dtype)
-        result = gatv2_attention(
-            x_l,
-            x_r,
-            self.att[0],
+        weight = None if edge_attr is None else self.lin_edge.weight
+        out, alpha = attend(
+            backend,
+            (x_l, x_r, self.att[0], edge_attr, weight),
             graph,
-            edge_attr=edge_attr,
-            edge_weight=None if edge_attr is None else self.lin_edge.weight,
-            negative_slope=self.negative_slope,
-            dropout=self.dropout,
-            training=self.training,
-            return_attention=return_attention,
-            backend=self.backend,
+            self.negative_slope,
+            self.dropout if self.training else 0.0,
+            return_attention,
         )
-        out, alpha = result if return_attention else (result, None)
         if self.flow == "target_to_source" and num_nodes < num_src:
             out = F.pad(out, (0, 0, 0, 0, 0, num_src - num_nodes))
         if not return_attention:
@@ -324,8 +334,6 @@ class GATv2Conv(MessagePassing):
     def _pass_messages(self, x_l, x_r, edge_index, edge_attr, return_attention):
         """Attention by PyG's message passing, step by step."""
         num_nodes = min(x_l.size(0), x_r.size(0))
-        num_dst = num_nodes if self.flow == "target_to_source" else x_r.size(0)
-        adjacency.check_indices(edge_index, x_l.size(0), num_dst, self.flow)
         ids = None
         if self.add_self_loops and is_sparse(edge_index):
             edge_index = adjacency.matrix_with_self_loops(edge_index, self.fill_value)
@@ -338,7 +346,7 @@ class GATv2Conv(MessagePassing):
             edge_attr = None if edge_attr is None else edge_attr[ids]
 
         index = adjacency.as_int64(edge_index)
-        with _with_edge_ids(ids):
+        with _with_edge_ids(ids) if ids is not None else contextlib.nullcontext():
             # edge_updater_type: (x: PairTensor, edge_attr: OptTensor)
             alpha = self.edge_updater(index, x=(x_l, x_r), edge_attr=edge_attr)
         # propagate_type: (x: PairTensor, alpha: Tensor)
@@ -347,8 +355,11 @@ class GATv2Conv(MessagePassing):
 
 
 @contextlib.contextmanager
-def _with_edge_ids(ids: Tensor | None) -> Iterator[None]:
+def _with_edge_ids(ids: Tensor) -> Iterator[None]:
     """Tells :meth:`GATv2Conv.edge_update` the ids of the edges, for the dropout mask."""
+    if torch.compiler.is_compiling():
+        yield
+        return
     token = _edge_ids.set(ids)
     try:
         yield

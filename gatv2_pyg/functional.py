@@ -64,15 +64,11 @@ def gatv2_attention(
         RuntimeError: the backend asked for by name can't be used.
     """
     _check(x_src, x_dst, att, graph, edge_attr, edge_weight, dropout)
-    chosen = select_backend(requested_backend(backend), x_src.device, x_src.dtype)
-    return _attend(
-        chosen,
-        (x_src, x_dst, att, edge_attr, edge_weight),
-        graph,
-        negative_slope,
-        dropout if training else 0.0,
-        return_attention,
-    )
+    chosen = select_backend(requested_backend(backend), x_src.device, x_src.dtype, x_src.size(2))
+    inputs = (x_src, x_dst, att, edge_attr, edge_weight)
+    dropout = dropout if training else 0.0
+    out, alpha = attend(chosen, inputs, graph, negative_slope, dropout, return_attention)
+    return out if alpha is None else (out, alpha)
 
 
 def draw_seed() -> Tensor:
@@ -80,14 +76,19 @@ def draw_seed() -> Tensor:
     return torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu")
 
 
-def _attend(
+def attend(
     backend: Backend,
     inputs: tuple[Tensor | None, ...],
     graph: Graph,
     negative_slope: float,
     dropout: float,
     return_attention: bool,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
+    """:func:`gatv2_attention` on a chosen backend, for arguments that are known to be right.
+
+    Args:
+        inputs: ``x_src``, ``x_dst``, ``att``, ``edge_attr`` and ``edge_weight``.
+    """
     x_src, x_dst, att, edge_attr, edge_weight = inputs
     acc = reference.accumulation_dtype(x_src.dtype)
     att = att.to(acc)
@@ -95,9 +96,7 @@ def _attend(
     inputs = (x_src, x_dst, att, edge_attr, edge_weight)
     seed = draw_seed() if dropout > 0 else None
     if backend.kernels is not None:
-        needs_by_src = torch.is_grad_enabled() and any(
-            value is not None and value.requires_grad for value in inputs
-        )
+        needs_by_src = torch.is_grad_enabled() and x_src.requires_grad
         out, _, alpha = ops.attention(
             *inputs,
             list(graph.by_dst),
@@ -113,7 +112,7 @@ def _attend(
         options = (negative_slope, dropout, 0 if seed is None else seed, return_attention)
         forward = scatter.forward if backend.name == "scatter" else reference.forward
         out, *_, alpha = forward(*inputs, graph.by_dst, graph.num_ids, *options)
-    return (out, alpha.to(out.dtype)) if return_attention else out
+    return out, alpha.to(out.dtype) if return_attention else None
 
 
 def _check(x_src, x_dst, att, graph, edge_attr, edge_weight, dropout) -> None:

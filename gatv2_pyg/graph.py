@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-
 import torch
 from torch import Tensor
 
-from gatv2_pyg import grouping
+from gatv2_pyg import graph_ops, grouping
 from gatv2_pyg.grouping import PIECE, EdgeIndexError, Rows
 
 __all__ = ["PIECE", "EdgeIndexError", "Graph", "Rows"]
@@ -28,8 +26,8 @@ class Graph:
         num_dst: the number of destination nodes.
         num_ids: the number of edge ids: ``E``, plus ``min(num_src, num_dst)`` with self-loops.
         by_dst: the edges grouped by destination, each row in order of ids.
-        complete: whether every id stands for an edge; None where that is not known without
-            waiting for the device.
+        complete: whether every id stands for an edge; None in a traced graph, where that may
+            depend on data.
     """
 
     def __init__(
@@ -47,7 +45,6 @@ class Graph:
         self.num_ids = num_ids
         self.complete = complete
         self._by_src = by_src
-        self._lock = threading.Lock()
 
     @classmethod
     def from_edge_index(
@@ -84,6 +81,10 @@ class Graph:
         row, col = edge_index.unbind(0)
         src, dst = (row, col) if flow == "source_to_target" else (col, row)
         num_ids = src.numel() + (min(num_src, num_dst) if add_self_loops else 0)
+        if torch.compiler.is_compiling():
+            rows = graph_ops.group_by_dst(src, dst, num_src, num_dst, add_self_loops)
+            complete = None if add_self_loops else True
+            return cls(Rows(*rows), num_src, num_dst, num_ids, complete)
         kernels = grouping.cpu_kernels() if edge_index.device.type == "cpu" else None
         if kernels is None:
             return cls._sorted(src, dst, num_src, num_dst, num_ids, add_self_loops)
@@ -138,17 +139,20 @@ class Graph:
     @property
     def by_src(self) -> Rows:
         """The edges grouped by source, each row in order of destinations; built at first use."""
-        with self._lock:
-            if self._by_src is None:
-                ptr, idx, eid = self.by_dst[:3]
-                kernels = grouping.cpu_kernels() if ptr.device.type == "cpu" else None
-                if kernels is None:
-                    rows = grouping.transpose(ptr, idx, eid, self.num_src)
-                    self._by_src = Rows(*rows, *grouping.cut_rows(rows[0]))
-                else:
-                    *rows, max_degree = kernels.transpose(ptr, idx, eid, self.num_src)
-                    self._by_src = Rows(*rows, *grouping.cut_rows(rows[0], max_degree))
-            return self._by_src
+        if self._by_src is None:
+            self._by_src = self._transpose()
+        return self._by_src
+
+    def _transpose(self) -> Rows:
+        ptr, idx, eid = self.by_dst[:3]
+        if torch.compiler.is_compiling():
+            return Rows(*graph_ops.group_by_src(ptr, idx, eid, self.num_src))
+        kernels = grouping.cpu_kernels() if ptr.device.type == "cpu" else None
+        if kernels is None:
+            rows = grouping.transpose(ptr, idx, eid, self.num_src)
+            return Rows(*rows, *grouping.cut_rows(rows[0]))
+        *rows, max_degree = kernels.transpose(ptr, idx, eid, self.num_src)
+        return Rows(*rows, *grouping.cut_rows(rows[0], max_degree))
 
     @property
     def device(self) -> torch.device:

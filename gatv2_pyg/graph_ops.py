@@ -59,3 +59,6 @@ _lib.impl("group_by_dst", _group_by_dst, "CompositeExplicitAutograd")
 _lib.impl("group_by_src", _group_by_src, "CompositeExplicitAutograd")
 torch.library.register_fake("gatv2_pyg::group_by_dst", _group_by_dst_fake, lib=_lib)
 torch.library.register_fake("gatv2_pyg::group_by_src", _group_by_src_fake, lib=_lib)
+
+group_by_dst = torch.ops.gatv2_pyg.group_by_dst.default
+group_by_src = torch.ops.gatv2_pyg.group_by_src.default
