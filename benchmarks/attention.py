@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=options.whole(),
         metavar="N",
         help="most epochs on DictionaryLookup; a model that fits all training graphs stops "
-        "earlier (default: 120, quick 20)",
+        "earlier (default: 60, quick 20)",
     )
     options.add_quick(parser, "1 seed, 100 epochs on Cora, at most 20 on DictionaryLookup")
     options.add_run(parser)
@@ -175,7 +175,7 @@ class _Run:
         self.session, self.args, self.k = session, args, args.k
         self.seeds = session.choose(args.seeds, full=5, quick=1)
         self.epochs = session.choose(args.epochs, full=200, quick=100)
-        self.lookup_epochs = session.choose(args.lookup_epochs, full=120, quick=20)
+        self.lookup_epochs = session.choose(args.lookup_epochs, full=60, quick=20)
         self.dataset = load_or_stand_in("Cora", args.data, session.line)
         self.store = session.store(timing=False)
 
