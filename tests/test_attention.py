@@ -5,6 +5,8 @@ from itertools import combinations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import kendalltau
 from torch_geometric.nn import GAT, FAConv, GATConv, HeteroConv, Sequential, TransformerConv
 from torch_geometric.nn import GATv2Conv as PyGGATv2Conv
@@ -158,6 +160,17 @@ class TestRankAgreement:
         assert ((expected_tau.abs() < 1) & (expected_tau != 0)).any()
         torch.testing.assert_close(result.tau, expected_tau, equal_nan=True)
         torch.testing.assert_close(result.mean(), expected_tau.nanmean(0))
+
+    @given(st.dictionaries(st.tuples(st.integers(0, 5), st.integers(0, 4)), st.integers(0, 3)))
+    def test_any_small_graph_equals_scipy(self, weights):
+        """Few distinct weights, so that ties, queries without edges and NaN are common."""
+        edge_index = torch.tensor(list(weights), dtype=torch.long).view(-1, 2).t()
+        alpha = torch.tensor(list(weights.values()), dtype=torch.float64).view(-1, 1)
+        result = rank_agreement(edge_index, alpha)
+        expected = tau_by_scipy(edge_index, alpha)
+        assert [tuple(pair) for pair in result.queries.t().tolist()] == sorted(expected)
+        for tau, pair in zip(result.tau.tolist(), sorted(expected), strict=True):
+            assert tau == pytest.approx(expected[pair][1], nan_ok=True)
 
     def test_chunks_agree_with_one_piece(self, monkeypatch):
         edge_index, alpha = random_attention(20, 30, 300, heads=2)
