@@ -8,9 +8,15 @@ import triton.language as tl
 from gatv2_pyg.kernels.triton.common import (
     add_edge_features,
     edge_ids,
+    features_of,
+    gather,
     keep_of,
     load_items,
-    slope_of,
+    load_rows,
+    load_weights,
+    score,
+    store_rows,
+    times_slope,
 )
 
 
@@ -43,15 +49,13 @@ def row_dot_kernel(
     row, piece, begin, end, is_row, is_piece = load_items(
         group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
     )
-    h = tl.program_id(1) * BH + tl.arange(0, BH)
-    c = tl.arange(0, BC)
-    f = h[:, None] * C + c[None, :]
+    h0 = tl.program_id(1) * BH
+    h = h0 + tl.arange(0, BH)
+    f, f_mask = features_of(h0, H, C, BH, BC)
     item = is_row | is_piece
     first = item & (begin == tl.load(ptr + row, mask=item, other=-1))
-    target = row[:, None, None] * F + f[None, :, :]
-    mask = first[:, None, None] & ((h < H)[:, None] & (c < C)[None, :])[None, :, :]
-    g = tl.load(grad_out + target, mask=mask, other=0.0).to(tl.float32)
-    o = tl.load(out + target, mask=mask, other=0.0).to(tl.float32)
+    g = load_rows(grad_out, row, first, f, f_mask, F, BR, BH, BC)
+    o = load_rows(out, row, first, f, f_mask, F, BR, BH, BC)
     acc = tl.sum(g * o, 2)
     h_mask = (h < H)[None, :]
     if grad_alpha is not None:
@@ -128,10 +132,8 @@ def backward_dst_kernel(
     program = tl.program_id(0).to(tl.int64)
     h0 = tl.program_id(1) * BH
     h = h0 + tl.arange(0, BH)
-    c = tl.arange(0, BC)
-    f = h[:, None] * C + c[None, :]
-    f_mask = (h < H)[:, None] & (c < C)[None, :]
-    a = tl.load(att + f, mask=f_mask, other=0.0)
+    f, f_mask = features_of(h0, H, C, BH, BC)
+    a = load_weights(att, f, f_mask, BH, BC)
     edge = tl.arange(0, BE)
     d_a = tl.zeros([BR, BH, BC], tl.float32)
     if d_edge_weight is not None:
@@ -152,10 +154,8 @@ def backward_dst_kernel(
             _, _, q_begin, q_end, _, _ = load_items(
                 group, q // (BE * HQ), ptr, pieces, num_rows, num_pieces, BR
             )
-        target = row[:, None, None] * F + f[None, :, :]
-        row_mask = (is_row | is_piece)[:, None, None] & f_mask[None, :, :]
-        xd = tl.load(x_dst + target, mask=row_mask, other=0.0).to(tl.float32)
-        g = tl.load(grad_out + target, mask=row_mask, other=0.0).to(tl.float32)
+        xd = load_rows(x_dst, row, is_row | is_piece, f, f_mask, F, BR, BH, BC)
+        g = load_rows(grad_out, row, is_row | is_piece, f, f_mask, F, BR, BH, BC)
         head = row[:, None] * H + h[None, :]
         head_mask = (end > begin)[:, None] & (h < H)[None, :]
         row_lse = tl.load(lse + head, mask=head_mask, other=0.0)
@@ -166,11 +166,7 @@ def backward_dst_kernel(
         mask = position < end[:, None]
         j = tl.load(idx + position, mask=mask, other=0)
         for start in range(0, tl.max(end - begin, 0), BE):
-            x = tl.load(
-                x_src + j.to(tl.int64)[:, :, None, None] * F + f[None, None, :, :],
-                mask=mask[:, :, None, None] & f_mask[None, None, :, :],
-                other=0.0,
-            ).to(tl.float32)
+            x = gather(x_src, j, mask, f, f_mask, F, BR, BE, BH, BC)
             # The next tile's ends are in flight while this one is worked on.
             ahead = position + BE
             j = tl.load(idx + ahead, mask=ahead < end[:, None], other=0)
@@ -178,9 +174,8 @@ def backward_dst_kernel(
 
             z = x + xd[:, None, :, :]  # (1)
             if edge_attr is not None:
-                z = add_edge_features(z, edge_attr, edge_weight, ids, mask, f, f_mask, D, F)
-            slope = slope_of(z, negative_slope)
-            s = tl.sum(a[None, None, :, :] * (slope * z), 3)  # (2)
+                z = add_edge_features(z, edge_attr, edge_weight, ids, mask, f, f_mask, D, F, BH, BC)
+            s = score(z, a, negative_slope)  # (2)
             s = tl.where(mask[:, :, None], s - row_lse[:, None, :], float("-inf"))
             weight = tl.exp(s)
             d_weight = tl.sum(g[:, None, :, :] * x, 3)  # (4)
@@ -207,23 +202,22 @@ def backward_dst_kernel(
                     BH,
                 )
             ds = weight * (d_weight - row_delta[:, None, :])  # (5)
-            # (6) without att, which is the same for all edges.
-            du = ds[:, :, :, None] * slope
+            du = times_slope(ds, z, negative_slope)  # (6)
             acc += tl.sum(du, 1)
             d_a += tl.sum(du * z, 1)
             if D > 0:
                 dz = du * a[None, None, :, :]
                 for d in range(D):
                     if d_edge_attr is not None:
-                        w = tl.load(edge_weight + d * F + f, mask=f_mask, other=0.0)
+                        w = load_weights(edge_weight + d * F, f, f_mask, BH, BC)
                         de = tl.sum(tl.sum(dz * w[None, None, :, :], 3), 2)
                         tl.store(d_edge_attr + ids * D + d, de, mask=mask)
                     if d_edge_weight is not None:
                         e = tl.load(edge_attr + ids * D + d, mask=mask, other=0.0)
                         e = e.to(tl.float32)[:, :, None, None]
                         cell = d_edge_weight + d * F + f
-                        dw = tl.load(cell, mask=f_mask, other=0.0)
-                        dw += tl.sum(tl.sum(dz * e, 1), 0)
+                        dw = tl.reshape(tl.sum(tl.sum(dz * e, 1), 0), [BH * BC])
+                        dw += tl.load(cell, mask=f_mask, other=0.0)
                         tl.store(cell, dw, mask=f_mask)
                 if d_edge_weight is not None:
                     # The next tile reads what other threads wrote.
@@ -233,11 +227,8 @@ def backward_dst_kernel(
 
         acc *= a[None, :, :]  # (7)
         if d_x_dst is not None:
-            tl.store(d_x_dst + target, acc, mask=is_row[:, None, None] & f_mask[None, :, :])
+            store_rows(d_x_dst, row, acc, is_row, f, f_mask, F, BR, BH, BC)
         if piece_d_x_dst is not None:
-            target = piece[:, None, None] * F + f[None, :, :]
-            tl.store(
-                piece_d_x_dst + target, acc, mask=is_piece[:, None, None] & f_mask[None, :, :]
-            )
+            store_rows(piece_d_x_dst, piece, acc, is_piece, f, f_mask, F, BR, BH, BC)
     if d_att is not None:
-        tl.store(d_att + program * F + f, tl.sum(d_a, 0), mask=f_mask)
+        tl.store(d_att + program * F + f, tl.reshape(tl.sum(d_a, 0), [BH * BC]), mask=f_mask)

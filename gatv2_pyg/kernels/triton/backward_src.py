@@ -8,9 +8,15 @@ import triton.language as tl
 from gatv2_pyg.kernels.triton.common import (
     add_edge_features,
     edge_ids,
+    features_of,
+    gather,
     keep_of,
     load_items,
-    slope_of,
+    load_rows,
+    load_weights,
+    score,
+    store_rows,
+    times_slope,
 )
 
 
@@ -62,26 +68,20 @@ def backward_src_kernel(
         )
 
     h = h0 + tl.arange(0, BH)
-    c = tl.arange(0, BC)
-    f = h[:, None] * C + c[None, :]
-    f_mask = (h < H)[:, None] & (c < C)[None, :]
-    a = tl.load(att + f, mask=f_mask, other=0.0)
-    target = row[:, None, None] * F + f[None, :, :]
-    row_mask = (is_row | is_piece)[:, None, None] & f_mask[None, :, :]
-    x = tl.load(x_src + target, mask=row_mask, other=0.0).to(tl.float32)
+    f, f_mask = features_of(h0, H, C, BH, BC)
+    a = load_weights(att, f, f_mask, BH, BC)
+    x = load_rows(x_src, row, is_row | is_piece, f, f_mask, F, BR, BH, BC)
 
     acc = tl.zeros([BR, BH, BC], tl.float32)
+    acc_du = tl.zeros([BR, BH, BC], tl.float32)
     edge = tl.arange(0, BE)
     position = begin[:, None] + edge[None, :]
     mask = position < end[:, None]
     i = tl.load(idx + position, mask=mask, other=0)
     for start in range(0, tl.max(end - begin, 0), BE):
-        other = i.to(tl.int64)
-        other_row = other[:, :, None, None] * F + f[None, None, :, :]
-        other_mask = mask[:, :, None, None] & f_mask[None, None, :, :]
-        xd = tl.load(x_dst + other_row, mask=other_mask, other=0.0).to(tl.float32)
-        g = tl.load(grad_out + other_row, mask=other_mask, other=0.0).to(tl.float32)
-        head = other[:, :, None] * H + h[None, None, :]
+        xd = gather(x_dst, i, mask, f, f_mask, F, BR, BE, BH, BC)
+        g = gather(grad_out, i, mask, f, f_mask, F, BR, BE, BH, BC)
+        head = i.to(tl.int64)[:, :, None] * H + h[None, None, :]
         head_mask = mask[:, :, None] & (h < H)[None, None, :]
         other_lse = tl.load(lse + head, mask=head_mask, other=0.0)
         other_delta = tl.load(delta + head, mask=head_mask, other=0.0)
@@ -92,9 +92,8 @@ def backward_src_kernel(
 
         z = x[:, None, :, :] + xd  # (1)
         if edge_attr is not None:
-            z = add_edge_features(z, edge_attr, edge_weight, ids, mask, f, f_mask, D, F)
-        slope = slope_of(z, negative_slope)
-        s = tl.sum(a[None, None, :, :] * (slope * z), 3)  # (2)
+            z = add_edge_features(z, edge_attr, edge_weight, ids, mask, f, f_mask, D, F, BH, BC)
+        s = score(z, a, negative_slope)  # (2)
         weight = tl.exp(tl.where(mask[:, :, None], s - other_lse, float("-inf")))
         d_weight = tl.sum(g * x[:, None, :, :], 3)  # (4)
         if grad_alpha is not None:
@@ -107,12 +106,12 @@ def backward_src_kernel(
                 eid, q_begin, q_end, start, q_edge, q % HQ, h0, seed, threshold, scale, BR, BE, BH
             )
         ds += weight * d_weight
-        dz = ds[:, :, :, None] * (a[None, None, :, :] * slope)  # (6)
-        acc += tl.sum(weight[:, :, :, None] * g + dz, 1)  # (8)
+        acc += tl.sum(weight[:, :, :, None] * g, 1)
+        acc_du += tl.sum(times_slope(ds, z, negative_slope), 1)  # (6)
         position = ahead
         mask = position < end[:, None]
 
-    tl.store(d_x_src + target, acc, mask=is_row[:, None, None] & f_mask[None, :, :])
+    acc += acc_du * a[None, :, :]  # (8)
+    store_rows(d_x_src, row, acc, is_row, f, f_mask, F, BR, BH, BC)
     if piece_d_x_src is not None:
-        target = piece[:, None, None] * F + f[None, :, :]
-        tl.store(piece_d_x_src + target, acc, mask=is_piece[:, None, None] & f_mask[None, :, :])
+        store_rows(piece_d_x_src, piece, acc, is_piece, f, f_mask, F, BR, BH, BC)

@@ -1,6 +1,8 @@
 """What the kernels share.  ``(n)`` is a formula of :mod:`gatv2_pyg.reference`.
 
-Tiles are ``[BR, BE, BH, BC]``: rows, edges of each row, heads, channels.
+Tiles are ``[BR, BE, BH, BC]``: rows, edges of each row, heads, channels.  They are loaded and
+stored as ``[BR, BE, BH * BC]``, so that neighbouring lanes get neighbouring features of one edge
+whatever order the compiler gives the other axes; the reshapes cost nothing.
 """
 
 from __future__ import annotations
@@ -38,26 +40,125 @@ def load_items(group, offset, ptr, pieces, num_rows, num_pieces, BR: tl.constexp
 
 
 @triton.jit
+def features_of(h0, H: tl.constexpr, C: tl.constexpr, BH: tl.constexpr, BC: tl.constexpr):
+    """The features of heads ``h0`` to ``h0 + BH`` within a row, ``[BH * BC]``, and their mask."""
+    k = tl.arange(0, BH * BC)
+    h = h0 + k // BC
+    c = k % BC
+    return h * C + c, (h < H) & (c < C)
+
+
+@triton.jit
+def gather(
+    base,
+    index,
+    mask,
+    f,
+    f_mask,
+    F: tl.constexpr,
+    BR: tl.constexpr,
+    BE: tl.constexpr,
+    BH: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """Rows ``index [BR, BE]`` of ``base``, as a tile in float32."""
+    value = tl.load(
+        base + index.to(tl.int64)[:, :, None] * F + f[None, None, :],
+        mask=mask[:, :, None] & f_mask[None, None, :],
+        other=0.0,
+    )
+    return tl.reshape(value.to(tl.float32), [BR, BE, BH, BC])
+
+
+@triton.jit
+def load_rows(
+    base,
+    row,
+    mask,
+    f,
+    f_mask,
+    F: tl.constexpr,
+    BR: tl.constexpr,
+    BH: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """Rows ``row [BR]`` of ``base``, ``[BR, BH, BC]`` in float32."""
+    value = tl.load(
+        base + row[:, None] * F + f[None, :], mask=mask[:, None] & f_mask[None, :], other=0.0
+    )
+    return tl.reshape(value.to(tl.float32), [BR, BH, BC])
+
+
+@triton.jit
+def store_rows(
+    base,
+    row,
+    value,
+    mask,
+    f,
+    f_mask,
+    F: tl.constexpr,
+    BR: tl.constexpr,
+    BH: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """Stores ``[BR, BH, BC]`` to rows ``row [BR]`` of ``base``."""
+    tl.store(
+        base + row[:, None] * F + f[None, :],
+        tl.reshape(value, [BR, BH * BC]),
+        mask=mask[:, None] & f_mask[None, :],
+    )
+
+
+@triton.jit
+def load_weights(base, f, f_mask, BH: tl.constexpr, BC: tl.constexpr):
+    """One row of float32 weights, ``[BH, BC]``."""
+    return tl.reshape(tl.load(base + f, mask=f_mask, other=0.0), [BH, BC])
+
+
+@triton.jit
 def edge_ids(eid, position, mask):
-    if eid is None:
-        ids = position
-    else:
+    ids = position
+    if eid is not None:
         ids = tl.load(eid + position, mask=mask, other=0)
     return ids.to(tl.int64)
 
 
 @triton.jit
-def slope_of(z, negative_slope):
-    """LeakyReLU'(z); LeakyReLU(z) is this times z."""
-    return tl.where(z > 0, 1.0, negative_slope)
+def score(z, a, negative_slope):
+    """s_e of (2) for a tile ``z`` and ``a = att [BH, BC]``.
+
+    LeakyReLU(z) = (1 + slope) / 2 z + (1 - slope) / 2 |z|: two operations a channel.
+    """
+    linear = a * (0.5 + 0.5 * negative_slope)
+    absolute = a * (0.5 - 0.5 * negative_slope)
+    return tl.sum(linear[None, None, :, :] * z + absolute[None, None, :, :] * tl.abs(z), 3)
 
 
 @triton.jit
-def add_edge_features(z, edge_attr, edge_weight, ids, mask, f, f_mask, D: tl.constexpr, F):
+def times_slope(ds, z, negative_slope):
+    """ds_e LeakyReLU'(z_e), a tile: (6) without att, which is the same for all edges."""
+    return tl.where(z > 0, ds[:, :, :, None], (ds * negative_slope)[:, :, :, None])
+
+
+@triton.jit
+def add_edge_features(
+    z,
+    edge_attr,
+    edge_weight,
+    ids,
+    mask,
+    f,
+    f_mask,
+    D: tl.constexpr,
+    F: tl.constexpr,
+    BH: tl.constexpr,
+    BC: tl.constexpr,
+):
     """(1): z + edge_attr[ids] @ W_edge^T; ``edge_weight`` is transposed, ``[D, F]``."""
     for d in range(D):
         value = tl.load(edge_attr + ids * D + d, mask=mask, other=0.0).to(tl.float32)
-        weight = tl.load(edge_weight + d * F + f, mask=f_mask, other=0.0)
+        weight = load_weights(edge_weight + d * F, f, f_mask, BH, BC)
         z += value[:, :, None, None] * weight[None, None, :, :]
     return z
 

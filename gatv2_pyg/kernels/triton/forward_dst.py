@@ -8,9 +8,14 @@ import triton.language as tl
 from gatv2_pyg.kernels.triton.common import (
     add_edge_features,
     edge_ids,
+    features_of,
+    gather,
     keep_of,
     load_items,
-    slope_of,
+    load_rows,
+    load_weights,
+    score,
+    store_rows,
 )
 
 _VARYING = ["num_rows", "num_pieces", "seed", "threshold"]
@@ -66,13 +71,9 @@ def forward_dst_kernel(
         )
 
     h = h0 + tl.arange(0, BH)
-    c = tl.arange(0, BC)
-    f = h[:, None] * C + c[None, :]
-    f_mask = (h < H)[:, None] & (c < C)[None, :]
-    a = tl.load(att + f, mask=f_mask, other=0.0)
-    row_mask = (is_row | is_piece)[:, None, None] & f_mask[None, :, :]
-    xd = tl.load(x_dst + row[:, None, None] * F + f[None, :, :], mask=row_mask, other=0.0)
-    xd = xd.to(tl.float32)
+    f, f_mask = features_of(h0, H, C, BH, BC)
+    a = load_weights(att, f, f_mask, BH, BC)
+    xd = load_rows(x_dst, row, is_row | is_piece, f, f_mask, F, BR, BH, BC)
 
     m = tl.full([BR, BH], float("-inf"), tl.float32)
     total = tl.zeros([BR, BH], tl.float32)
@@ -82,11 +83,7 @@ def forward_dst_kernel(
     mask = position < end[:, None]
     j = tl.load(idx + position, mask=mask, other=0)
     for start in range(0, tl.max(end - begin, 0), BE):
-        x = tl.load(
-            x_src + j.to(tl.int64)[:, :, None, None] * F + f[None, None, :, :],
-            mask=mask[:, :, None, None] & f_mask[None, None, :, :],
-            other=0.0,
-        ).to(tl.float32)
+        x = gather(x_src, j, mask, f, f_mask, F, BR, BE, BH, BC)
         # The next tile's ends are in flight while this one is worked on.
         ahead = position + BE
         j = tl.load(idx + ahead, mask=ahead < end[:, None], other=0)
@@ -94,8 +91,8 @@ def forward_dst_kernel(
 
         z = x + xd[:, None, :, :]  # (1)
         if edge_attr is not None:
-            z = add_edge_features(z, edge_attr, edge_weight, ids, mask, f, f_mask, D, F)
-        s = tl.sum(a[None, None, :, :] * (slope_of(z, negative_slope) * z), 3)  # (2)
+            z = add_edge_features(z, edge_attr, edge_weight, ids, mask, f, f_mask, D, F, BH, BC)
+        s = score(z, a, negative_slope)  # (2)
         if scores is not None:
             tl.store(
                 scores + ids[:, :, None] * H + h[None, None, :],
@@ -122,13 +119,11 @@ def forward_dst_kernel(
     total = tl.where(empty, 1.0, total)
     acc = acc / total[:, :, None]
     row_lse = tl.where(empty, float("-inf"), m + tl.log(total))
-    target = row[:, None, None] * F + f[None, :, :]
-    tl.store(out + target, acc, mask=is_row[:, None, None] & f_mask[None, :, :])
+    store_rows(out, row, acc, is_row, f, f_mask, F, BR, BH, BC)
     head = row[:, None] * H + h[None, :]
     tl.store(lse + head, row_lse, mask=is_row[:, None] & (h < H)[None, :])
     if piece_out is not None:
-        target = piece[:, None, None] * F + f[None, :, :]
-        tl.store(piece_out + target, acc, mask=is_piece[:, None, None] & f_mask[None, :, :])
+        store_rows(piece_out, piece, acc, is_piece, f, f_mask, F, BR, BH, BC)
         head = piece[:, None] * H + h[None, :]
         tl.store(piece_lse + head, row_lse, mask=is_piece[:, None] & (h < H)[None, :])
 
@@ -154,7 +149,7 @@ def attention_kernel(
     """Turns the s_e in ``alpha`` into keep_e alpha_e of (2) and (3), in place."""
     group = tl.program_id(0).to(tl.int64)
     h0 = tl.program_id(1) * BH
-    row, _, begin, end, is_row, is_piece = load_items(
+    row, _, begin, end, _, _ = load_items(
         group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
     )
     if DROPOUT:

@@ -19,7 +19,14 @@ from gatv2_pyg.kernels.triton.backward_dst import backward_dst_kernel, row_dot_k
 from gatv2_pyg.kernels.triton.backward_src import backward_src_kernel
 from gatv2_pyg.kernels.triton.forward_dst import attention_kernel, forward_dst_kernel
 from gatv2_pyg.kernels.triton.merge import merge_kernel
-from gatv2_pyg.kernels.triton.tiles import Tile, partials_of, power_of_two, tile_of
+from gatv2_pyg.kernels.triton.tiles import (
+    DEVICE,
+    INTERPRETER,
+    Tile,
+    partials_of,
+    power_of_two,
+    tile_of,
+)
 
 
 def interpreted() -> bool:
@@ -27,6 +34,14 @@ def interpreted() -> bool:
     return isinstance(forward_dst_kernel, InterpretedFunction) and isinstance(
         tl.philox, InterpretedFunction
     )
+
+
+budget = INTERPRETER if interpreted() else DEVICE
+
+
+def _written_dtype(x: Tensor) -> torch.dtype:
+    """The dtype kernels write: that of ``x``, but the interpreter truncates to bfloat16."""
+    return torch.float32 if interpreted() and x.dtype == torch.bfloat16 else x.dtype
 
 
 class _Rows(NamedTuple):
@@ -42,7 +57,7 @@ class _Rows(NamedTuple):
     @classmethod
     def of(cls, rows: Sequence[Tensor], x: Tensor) -> _Rows:
         ptr, idx, eid, pieces, cuts = rows
-        tile = tile_of(x.size(1), x.size(2), ptr.numel() - 1, idx.numel())
+        tile = tile_of(x.size(1), x.size(2), ptr.numel() - 1, idx.numel(), budget)
         return cls(ptr, idx, eid if eid.numel() else None, pieces, cuts, tile)
 
     @property
@@ -79,7 +94,7 @@ def _run(kernel, grid: tuple[int, ...], device: torch.device, **args: Any) -> No
         return
     guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     with guard:
-        kernel[grid](**args)
+        kernel[grid](**args, enable_fp_fusion=True)
 
 
 def _dropout_args(dropout: float, seed: int) -> dict[str, Any]:
@@ -106,10 +121,10 @@ def _merge(
     if pieces is None:
         return
     heads, channels = out.size(1), out.size(2)
-    features = min(32, power_of_two(heads * channels))
+    block = min(32, power_of_two(channels))
     _run(
         merge_kernel,
-        (rows.cuts.size(0), triton.cdiv(heads * channels, features)),
+        (rows.cuts.size(0), heads, triton.cdiv(channels, block)),
         out.device,
         cuts=rows.cuts,
         pieces=pieces,
@@ -119,7 +134,7 @@ def _merge(
         H=heads,
         C=channels,
         BP=128,
-        BF=features,
+        BC=block,
         num_warps=4,
     )
 
@@ -140,7 +155,7 @@ def forward(
     """Equations (1)-(3)."""
     heads, channels = att.shape
     rows = _Rows.of(by_dst, x_src)
-    out = torch.empty_like(x_dst)
+    out = torch.empty_like(x_dst, dtype=_written_dtype(x_dst))
     lse = att.new_empty(x_dst.size(0), heads)
     # Ids that stand for no edge keep the zero.
     alpha = att.new_zeros(num_ids, heads) if return_attention else None
@@ -185,7 +200,7 @@ def forward(
             **rows.args,
             **dropout_args,
         )
-    return out, lse, alpha
+    return out.to(x_dst.dtype), lse, alpha
 
 
 def backward(
@@ -276,14 +291,14 @@ def _backward_dst(
     partials = triton.cdiv(rows.num_groups, per_program) if per_program else 0
     sums = {"dtype": torch.float32, "device": x_dst.device}
 
-    d_x_dst = torch.empty_like(x_dst) if needs[1] else None
+    d_x_dst = torch.empty_like(x_dst, dtype=_written_dtype(x_dst)) if needs[1] else None
     piece_d_x_dst = rows.piece_buffer(heads, channels) if needs[1] else None
     d_att = torch.empty(partials, heads, channels, **sums) if needs[2] else None
     d_edge_attr = d_edge_weight = None
     groups = rows.tile.head_groups
     if needs[3] and edge_dim:
         # Ids that stand for no edge keep the zero.
-        dtype = edge_attr.dtype if groups == 1 else torch.float32
+        dtype = _written_dtype(edge_attr) if groups == 1 else torch.float32
         shape = (groups, *edge_attr.shape)
         d_edge_attr = torch.zeros(shape, dtype=dtype, device=x_dst.device)
     if need_edge_weight:
@@ -307,10 +322,12 @@ def _backward_dst(
     )
     if d_x_dst is not None:
         _merge(rows, piece_d_x_dst, d_x_dst, None, None)
+        d_x_dst = d_x_dst.to(x_dst.dtype)
     if d_att is not None:
         d_att = d_att.sum(0)
     if d_edge_attr is not None:
-        d_edge_attr = d_edge_attr[0] if groups == 1 else d_edge_attr.sum(0).to(edge_attr.dtype)
+        d_edge_attr = d_edge_attr[0] if groups == 1 else d_edge_attr.sum(0)
+        d_edge_attr = d_edge_attr.to(edge_attr.dtype)
     if d_edge_weight is not None:
         d_edge_weight = d_edge_weight.sum(0).t().contiguous()
     return d_x_dst, d_att, d_edge_attr, d_edge_weight
@@ -318,7 +335,8 @@ def _backward_dst(
 
 def _backward_src(rows: _Rows, args: dict[str, Any]) -> Tensor:
     """(8)."""
-    d_x_src = torch.empty_like(args["x_src"])
+    x_src = args["x_src"]
+    d_x_src = torch.empty_like(x_src, dtype=_written_dtype(x_src))
     piece_d_x_src = rows.piece_buffer(args["H"], args["C"])
     _run(
         backward_src_kernel,
@@ -332,4 +350,4 @@ def _backward_src(rows: _Rows, args: dict[str, Any]) -> Tensor:
         **rows.tile.meta,
     )
     _merge(rows, piece_d_x_src, d_x_src, None, None)
-    return d_x_src
+    return d_x_src.to(x_src.dtype)

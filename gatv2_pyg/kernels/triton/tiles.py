@@ -12,23 +12,35 @@ from typing import NamedTuple
 MAX_CHANNELS = 8192
 """A head is never split over programs; beyond this it would not fit their registers."""
 
-_REGISTERS = 32
-"""Registers of a thread that hold gathered features.
-
-The rest of a kernel needs about as many again, and one-warp programs run 32 at a time on a
-multiprocessor as long as they take no more than 64 registers a thread.  At H * C = 128 in float32
-that is 8 rows of 512 bytes in flight per warp, 128 KB per multiprocessor; a latency of 700 ns at
-4.8 TB/s needs 25 KB.
-"""
-
 _WIDTH = 256
 """Features of an edge in one program: wider rows are split over programs by heads.
 
-Half as many registers hold a row's own values (x_dst, att, the accumulators) as hold the tile.
+A row's own values (x_dst, att, the accumulators) then take half as many registers as the tile.
 """
 
-_MAX_SLOTS = 256
 _MAX_PARTIALS = 16384
+
+
+class Budget(NamedTuple):
+    """What a tile may hold."""
+
+    features: int
+    """Gathered features per warp."""
+    slots: int
+    """Edges.  With more of them narrow rows would fill the registers with their accumulators,
+    which lanes that work on different edges of a row all hold."""
+    edges: int
+    """Edges of a row."""
+
+
+DEVICE = Budget(features=1024, slots=32, edges=16)
+"""32 gathered features per thread.  The rest of a kernel needs as many registers again or two to
+three times as many, which leaves 16 to 28 one-warp programs on a multiprocessor of 65,536.  At
+H * C = 128 in float32 each has 8 rows of 512 bytes in flight: 64 KB or more per multiprocessor,
+where a latency of 700 ns at 4.8 TB/s over 132 of them needs 25 KB."""
+
+INTERPRETER = Budget(features=2**15, slots=256, edges=32)
+"""Triton's interpreter pays for operations, not for elements."""
 
 
 class Tile(NamedTuple):
@@ -58,20 +70,22 @@ def power_of_two(value: int) -> int:
     return 1 << max(value - 1, 0).bit_length()
 
 
-def tile_of(heads: int, channels: int, num_rows: int, num_positions: int) -> Tile:
+def tile_of(
+    heads: int, channels: int, num_rows: int, num_positions: int, budget: Budget = DEVICE
+) -> Tile:
     """The tile for rows of ``heads * channels`` features.
 
     One warp as long as a row of the tile has at most 512 features: reductions are then shuffles
     within the warp and no program waits at a barrier.  Rows of few features would leave lanes
-    idle, so several edges, and then several rows, share the warp.  A row takes 16 edges at a time,
-    or 4 where the mean degree is so low that most would be masked.
+    idle, so several edges, and then several rows, share the warp.  A row takes up to 16 edges at a
+    time, or 4 where the mean degree is so low that most would be masked.
     """
     width = power_of_two(channels)
     block_heads = min(power_of_two(heads), max(1, _WIDTH // width))
     width *= block_heads
     num_warps = min(max(1, width // 512), 16)
-    slots = min(max(1, 32 * num_warps * _REGISTERS // width), _MAX_SLOTS)
-    edges = min(slots, 16 if num_positions > 8 * num_rows else 4)
+    slots = min(max(1, num_warps * budget.features // width), budget.slots)
+    edges = min(slots, budget.edges if num_positions > 8 * num_rows else 4)
     return Tile(
         rows=slots // edges,
         edges=edges,
