@@ -345,8 +345,8 @@ def _result(
 def _note(job: _Run, agreement: dict[str, float]) -> str:
     worst = max(agreement.values())
     text = (
-        f"Accuracy: mean ± standard deviation over {statistics.count(job.seeds, 'seed')}. Epoch: median of "
-        f"{job.rounds} training steps, the sparse layers in turn"
+        f"Accuracy: mean ± standard deviation over {statistics.count(job.seeds, 'seed')}. "
+        f"Epoch: median of {job.rounds} training steps, the sparse layers in turn"
     )
     text += f" ({DENSE_STEPS} steps of dense attention)" if job.dense else ""
     text += (
@@ -428,8 +428,9 @@ def _picture(
             axes.tick_params(labelleft=len(timed) != len(trained) or len(peaks) != len(timed))
     return results.Picture(
         figure,
-        f"{job.dataset.label}: test accuracy (mean over {statistics.count(job.seeds, 'seed')}; error bars: standard "
-        f"deviation), median time of a training epoch, and peak memory of a training step.",
+        f"{job.dataset.label}: test accuracy (mean over {statistics.count(job.seeds, 'seed')}; "
+        "error bars: standard deviation), median time of a training epoch, and peak memory of a "
+        "training step.",
         f"Accuracy, epoch time and memory of {len(job.contestants)} attention layers on "
         f"{job.dataset.label}",
     )

@@ -219,7 +219,8 @@ def _table(found: Scores, sizes: list[int], heads: int, seeds: int) -> results.T
         f"Accuracy with {statistics.count(heads, 'head')}",
         columns,
         rows,
-        note=f"Mean ± standard deviation over {statistics.count(seeds, 'seed')}. Guessing gives 100 / k %.",
+        note=f"Mean ± standard deviation over {statistics.count(seeds, 'seed')}. "
+        "Guessing gives 100 / k %.",
     )
 
 
@@ -232,8 +233,9 @@ def _headline(found: Scores, sizes: list[int], heads: list[int], seeds: int) -> 
         return ", ".join(f"{100 * choose(_values(units, part)):.0f} % on {part}" for part in PARTS)
 
     return (
-        f"With k = {k} and {statistics.count(h, 'head')}, GATv2 answers at least {worst(OURS, min)}, the "
-        f"original GAT at most {worst(GAT, max)}, over {statistics.count(seeds, 'seed')}."
+        f"With k = {k} and {statistics.count(h, 'head')}, GATv2 answers at least "
+        f"{worst(OURS, min)}, the original GAT at most {worst(GAT, max)}, "
+        f"over {statistics.count(seeds, 'seed')}."
     )
 
 
@@ -252,9 +254,9 @@ def _picture(found: Scores, sizes: list[int], heads: list[int], seeds: int) -> r
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return results.Picture(
         figure,
-        f"Accuracy on DictionaryLookup: mean over {statistics.count(seeds, 'seed')}, bands from the lowest to the "
-        f"highest seed. Dotted: guessing, 1/k. Hollow grey: values the paper reports for one head "
-        f"(Brody et al., 2022).",
+        f"Accuracy on DictionaryLookup: mean over {statistics.count(seeds, 'seed')}, bands from "
+        "the lowest to the highest seed. Dotted: guessing, 1/k. Hollow grey: values the paper "
+        "reports for one head (Brody et al., 2022).",
         "Accuracy against the number of keys for GATv2, GAT and dot-product attention",
     )
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .contestants import Contestant, layer
 from .training import Batch, Scores
@@ -94,7 +95,7 @@ class LookupTask:
 
 
 class LookupModel(nn.Module):
-    """Embeddings, one attention layer from keys to queries, a linear read-out.
+    """Embeddings, one attention layer from keys to queries, ReLU, a linear read-out.
 
     Args:
         contestant: whose layer; hidden size 128 in all heads together.
@@ -120,4 +121,4 @@ class LookupModel(nn.Module):
 
     def forward(self, values: Tensor, edges: Tensor) -> Tensor:
         """Values ``[graphs, k]`` and :func:`all_pairs` to scores ``[graphs * k, k]``."""
-        return self.out(self.conv(self.nodes(values), edges))
+        return self.out(F.relu(self.conv(self.nodes(values), edges)))

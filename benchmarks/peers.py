@@ -15,10 +15,12 @@ from .cases import Problem, Runner, make_layer
 from .contestants import GAT, OURS, PYG_GATV2, Contestant
 from .palette import BLACK, GREEN, GREY, SKY
 
-COLD = Contestant("cold", "gatv2_pyg, new graph every call", SKY)
-COMPILED = Contestant("compiled", "PyG GATv2Conv, torch.compile", GREEN)
-SCATTER = Contestant("scatter", "gatv2_pyg, backend scatter", GREY)
-DETERMINISTIC = Contestant("deterministic", "PyG GATv2Conv, deterministic", BLACK)
+COLD = Contestant("cold", "gatv2_pyg, new graph every call", SKY, "ours, new graph")
+COMPILED = Contestant("compiled", "PyG GATv2Conv, torch.compile", GREEN, "PyG compiled")
+SCATTER = Contestant("scatter", "gatv2_pyg, backend scatter", GREY, "ours, scatter")
+DETERMINISTIC = Contestant(
+    "deterministic", "PyG GATv2Conv, deterministic", BLACK, "PyG deterministic"
+)
 PEERS = {c.key: c for c in (OURS, COLD, PYG_GATV2, COMPILED, DETERMINISTIC, GAT, SCATTER)}
 
 

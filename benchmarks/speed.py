@@ -22,7 +22,7 @@ import torch
 
 from . import correctness, floor, options, results, speed_report
 from .cases import CASES, CUDA_ONLY, Case, Problem, Runner, build, make_layer
-from .contestants import GAT, OURS, PYG_GATV2, Contestant
+from .contestants import GAT, OURS, PYG_GATV2, Contestant, resolve_backend
 from .errors import UsageError
 from .peers import COLD, COMPILED, DETERMINISTIC, SCATTER, module_of, runner_of
 from .race import race
@@ -266,7 +266,7 @@ def run(session: Session, args: argparse.Namespace) -> results.Result:
         raise UsageError(f"--scale {args.scale:g}: too small for the case molecules")
     settings = {
         "budget": session.choose(args.budget, full=10.0, quick=4.0),
-        "backend": args.backend,
+        "backend": resolve_backend(args.backend, session.device),
         "scale": args.scale,
         "compile": not (args.no_compile or session.quick),
     }

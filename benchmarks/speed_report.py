@@ -44,7 +44,7 @@ def _layers(data: Data, what: str) -> Table:
         [value["label"], *[_cell(value, what, key) for key in keys]]
         for value in data["cases"].values()
     ]
-    columns = ["nodes/edges, H×C", *[PEERS[key].label for key in keys]]
+    columns = ["nodes/edges, H×C", *[PEERS[key].short for key in keys]]
     note = (
         "Median time of a call; then how many times as long as this layer (10 % to 90 % quantile)."
     )
@@ -135,7 +135,7 @@ def _overhead(data: Data) -> Table:
     for what, raced in data["overhead"].items():
         times = [_time(raced, contestant.key) for contestant in who]
         rows.append([what, *times, _spread(ratios(raced, PYG_GATV2.key, OURS.key))])
-    columns = ["30 nodes, 90 edges, 8×16", *[c.label for c in who], "PyG GATv2Conv ÷ ours"]
+    columns = ["30 nodes, 90 edges, 8×16", *[c.short for c in who], "PyG ÷ ours"]
     return Table("Overhead of a call", columns, rows)
 
 
@@ -173,7 +173,7 @@ def _repeatability(data: Data) -> Table:
     ]
     note = "Output and all gradients compared with those of a first run"
     note += ", under 1, 2 and all threads." if data["device"] == "cpu" else "."
-    return Table("Runs with the same bits", ["case", *[c.label for c in who]], rows, note)
+    return Table("Runs with the same bits", ["case", *[c.short for c in who]], rows, note)
 
 
 def _times_picture(data: Data) -> Picture:
