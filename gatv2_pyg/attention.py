@@ -30,7 +30,7 @@ __all__ = [
     "top_k_edges",
 ]
 
-_CHUNK = 1 << 22  # elements of a temporary
+_CHUNK = 1 << 20  # elements of a temporary
 
 
 class AttentionWeights(NamedTuple):
@@ -432,15 +432,18 @@ def _tau_b_of_groups(x: Tensor, y: Tensor, sizes: Tensor, rtol: float) -> Tensor
         first, second = first + start[group], second + start[group]
         sign_x = _sign_of_difference(x[first], x[second], rtol)
         sign_y = _sign_of_difference(y[first], y[second], rtol)
-        for count, sign in zip(counts, (sign_x * sign_y, sign_x**2, sign_y**2), strict=True):
+        for count, sign in zip(counts, (sign_x * sign_y, sign_x.abs(), sign_y.abs()), strict=True):
             count.index_add_(0, group, sign)
     concordance, untied_x, untied_y = counts.double()
     return concordance / (untied_x * untied_y).sqrt()  # 0 / 0 is NaN, as it should be
 
 
 def _sign_of_difference(a: Tensor, b: Tensor, rtol: float) -> Tensor:
-    tied = (a - b).abs() <= rtol * torch.maximum(a.abs(), b.abs())
-    return (a - b).sign().masked_fill(tied, 0).long()
+    difference = a - b
+    sign = difference.sign()
+    if rtol > 0:
+        sign.masked_fill_(difference.abs() <= rtol * torch.maximum(a.abs(), b.abs()), 0)
+    return sign.long()
 
 
 def _pair_offsets(sizes: Tensor) -> Tensor:
