@@ -156,7 +156,7 @@ def test_missing_edge_attr_warns_once():
     "make", [lambda: conv(backend="cuda"), lambda: use_backend("cpp").__enter__()]
 )
 def test_unknown_backends(make):
-    with pytest.raises(ValueError, match="'backend'.*auto, fused, triton, scatter, reference"):
+    with pytest.raises(ValueError, match=r"'backend'.*auto, fused, triton, scatter, reference"):
         make()
 
 

@@ -1,0 +1,56 @@
+# make bench   the main benchmark, in a virtual environment made for it
+# make test    the tests, likewise (torch_scatter is built from source once: some minutes)
+# make lint    style and types
+# make build   the C++ kernels again, after a change to them
+# make sanitize  the kernel tests on a build with address and undefined-behaviour checks
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
+
+.PHONY: bench test lint build sanitize clean
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+build: $(VENV)/.base
+	$(PIP) install --quiet --no-deps --editable .
+
+sanitize: $(VENV)/.test
+	bash tests/sanitize/run.sh $(BIN)/python
+
+# torch comes first and alone: what is installed after it takes the version that is there.
+$(VENV)/.base: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --upgrade pip
+	$(INSTALL) torch
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.base
+	$(INSTALL) --editable ".[bench]"
+	touch $@
+
+# torch_scatter's build needs the torch that is installed, so it is not isolated.
+$(VENV)/.test: $(VENV)/.bench
+	$(INSTALL) setuptools wheel ninja
+	$(INSTALL) --no-build-isolation torch_scatter
+	$(INSTALL) --editable ".[bench,test]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(INSTALL) --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build gatv2_pyg/kernels/cpu/_build*
