@@ -12,6 +12,7 @@ from gatv2_pyg.kernels.triton.common import (
     gather,
     keep_of,
     load_items,
+    load_quads,
     load_rows,
     load_weights,
     score,
@@ -46,7 +47,7 @@ def row_dot_kernel(
     """
     F: tl.constexpr = H * C
     group = tl.program_id(0).to(tl.int64)
-    row, piece, begin, end, is_row, is_piece = load_items(
+    row, piece, begin, degree, is_row, is_piece = load_items(
         group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
     )
     h0 = tl.program_id(1) * BH
@@ -60,9 +61,9 @@ def row_dot_kernel(
     h_mask = (h < H)[None, :]
     if grad_alpha is not None:
         edge = tl.arange(0, BE)
-        for start in range(0, tl.max(end - begin, 0), BE):
+        for start in range(0, tl.max(degree, 0), BE):
             position = begin[:, None] + start + edge[None, :]
-            mask = position < end[:, None]
+            mask = start + edge[None, :] < degree[:, None]
             cell = edge_ids(eid, position, mask)[:, :, None] * H + h[None, None, :]
             cell_mask = mask[:, :, None] & h_mask[None, :, :]
             value = tl.load(alpha + cell, mask=cell_mask, other=0.0)
@@ -144,32 +145,29 @@ def backward_dst_kernel(
     first_group = program * groups_per_program
     last_group = tl.minimum(first_group + groups_per_program, num_groups)
     for group in range(first_group, last_group):
-        row, piece, begin, end, is_row, is_piece = load_items(
+        row, piece, begin, degree, is_row, is_piece = load_items(
             group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
         )
         if DROPOUT:
-            HQ: tl.constexpr = (BH + 3) // 4
-            q = tl.arange(0, BR * BE * HQ)
-            q_edge = q // HQ % BE
-            _, _, q_begin, q_end, _, _ = load_items(
-                group, q // (BE * HQ), ptr, pieces, num_rows, num_pieces, BR
+            q_begin, q_degree, q_edge, quad = load_quads(
+                group, ptr, pieces, num_rows, num_pieces, BR, BE, BH
             )
         xd = load_rows(x_dst, row, is_row | is_piece, f, f_mask, F, BR, BH, BC)
         g = load_rows(grad_out, row, is_row | is_piece, f, f_mask, F, BR, BH, BC)
         head = row[:, None] * H + h[None, :]
-        head_mask = (end > begin)[:, None] & (h < H)[None, :]
+        head_mask = (degree > 0)[:, None] & (h < H)[None, :]
         row_lse = tl.load(lse + head, mask=head_mask, other=0.0)
         row_delta = tl.load(delta + head, mask=head_mask, other=0.0)
 
         acc = tl.zeros([BR, BH, BC], tl.float32)
         position = begin[:, None] + edge[None, :]
-        mask = position < end[:, None]
+        mask = edge[None, :] < degree[:, None]
         j = tl.load(idx + position, mask=mask, other=0)
-        for start in range(0, tl.max(end - begin, 0), BE):
+        for start in range(0, tl.max(degree, 0), BE):
             x = gather(x_src, j, mask, f, f_mask, F, BR, BE, BH, BC)
             # The next tile's ends are in flight while this one is worked on.
-            ahead = position + BE
-            j = tl.load(idx + ahead, mask=ahead < end[:, None], other=0)
+            ahead = start + BE + edge[None, :] < degree[:, None]
+            j = tl.load(idx + position + BE, mask=ahead, other=0)
             ids = edge_ids(eid, position, mask)
 
             z = x + xd[:, None, :, :]  # (1)
@@ -189,10 +187,9 @@ def backward_dst_kernel(
                 d_weight *= keep_of(
                     eid,
                     q_begin,
-                    q_end,
-                    start,
-                    q_edge,
-                    q % HQ,
+                    q_degree,
+                    start + q_edge,
+                    quad,
                     h0,
                     seed,
                     threshold,
@@ -222,8 +219,8 @@ def backward_dst_kernel(
                 if d_edge_weight is not None:
                     # The next tile reads what other threads wrote.
                     tl.debug_barrier()
-            position = ahead
-            mask = position < end[:, None]
+            position += BE
+            mask = ahead
 
         acc *= a[None, :, :]  # (7)
         if d_x_dst is not None:

@@ -12,6 +12,7 @@ from gatv2_pyg.kernels.triton.common import (
     gather,
     keep_of,
     load_items,
+    load_quads,
     load_rows,
     load_weights,
     score,
@@ -56,15 +57,12 @@ def backward_src_kernel(
     F: tl.constexpr = H * C
     group = tl.program_id(0).to(tl.int64)
     h0 = tl.program_id(1) * BH
-    row, piece, begin, end, is_row, is_piece = load_items(
+    row, piece, begin, degree, is_row, is_piece = load_items(
         group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
     )
     if DROPOUT:
-        HQ: tl.constexpr = (BH + 3) // 4
-        q = tl.arange(0, BR * BE * HQ)
-        q_edge = q // HQ % BE
-        _, _, q_begin, q_end, _, _ = load_items(
-            group, q // (BE * HQ), ptr, pieces, num_rows, num_pieces, BR
+        q_begin, q_degree, q_edge, quad = load_quads(
+            group, ptr, pieces, num_rows, num_pieces, BR, BE, BH
         )
 
     h = h0 + tl.arange(0, BH)
@@ -76,9 +74,9 @@ def backward_src_kernel(
     acc_du = tl.zeros([BR, BH, BC], tl.float32)
     edge = tl.arange(0, BE)
     position = begin[:, None] + edge[None, :]
-    mask = position < end[:, None]
+    mask = edge[None, :] < degree[:, None]
     i = tl.load(idx + position, mask=mask, other=0)
-    for start in range(0, tl.max(end - begin, 0), BE):
+    for start in range(0, tl.max(degree, 0), BE):
         xd = gather(x_dst, i, mask, f, f_mask, F, BR, BE, BH, BC)
         g = gather(grad_out, i, mask, f, f_mask, F, BR, BE, BH, BC)
         head = i.to(tl.int64)[:, :, None] * H + h[None, None, :]
@@ -86,8 +84,8 @@ def backward_src_kernel(
         other_lse = tl.load(lse + head, mask=head_mask, other=0.0)
         other_delta = tl.load(delta + head, mask=head_mask, other=0.0)
         # The next tile's ends are in flight while this one is worked on.
-        ahead = position + BE
-        i = tl.load(idx + ahead, mask=ahead < end[:, None], other=0)
+        ahead = start + BE + edge[None, :] < degree[:, None]
+        i = tl.load(idx + position + BE, mask=ahead, other=0)
         ids = edge_ids(eid, position, mask)
 
         z = x[:, None, :, :] + xd  # (1)
@@ -103,13 +101,13 @@ def backward_src_kernel(
         ds = weight * -other_delta  # (5)
         if DROPOUT:
             weight *= keep_of(
-                eid, q_begin, q_end, start, q_edge, q % HQ, h0, seed, threshold, scale, BR, BE, BH
+                eid, q_begin, q_degree, start + q_edge, quad, h0, seed, threshold, scale, BR, BE, BH
             )
         ds += weight * d_weight
         acc += tl.sum(weight[:, :, :, None] * g, 1)
         acc_du += tl.sum(times_slope(ds, z, negative_slope), 1)  # (6)
-        position = ahead
-        mask = position < end[:, None]
+        position += BE
+        mask = ahead
 
     acc += acc_du * a[None, :, :]  # (8)
     store_rows(d_x_src, row, acc, is_row, f, f_mask, F, BR, BH, BC)

@@ -17,8 +17,8 @@ LONG_ROW = tl.constexpr(512)
 def load_items(group, offset, ptr, pieces, num_rows, num_pieces, BR: tl.constexpr):
     """The work items ``offset`` of a group: pieces of long rows in the first groups, then rows.
 
-    Returns ``(row, piece, begin, end, is_row, is_piece)``.  Long rows are no items (their pieces
-    are), and neither are the table's unused entries; such items have no edges.
+    Returns ``(row, piece, begin, degree, is_row, is_piece)``.  Long rows are no items (their pieces
+    are), and neither are the table's unused entries; such items have degree 0.
     """
     piece_groups = tl.cdiv(num_pieces, BR)
     piece = group * BR + offset
@@ -33,10 +33,10 @@ def load_items(group, offset, ptr, pieces, num_rows, num_pieces, BR: tl.constexp
     cut_begin = tl.load(entry + 1, mask=is_piece, other=0)
     cut_end = tl.load(entry + 2, mask=is_piece, other=0)
     is_piece = cut_row >= 0
+    degree = tl.where(is_piece, cut_end - cut_begin, tl.where(is_row, end - begin, 0))
     begin = tl.where(is_piece, cut_begin, tl.where(is_row, begin, 0))
-    end = tl.where(is_piece, cut_end, tl.where(is_row, end, 0))
     row = tl.where(is_piece, cut_row.to(tl.int64), tl.where(is_row, row, 0))
-    return row, piece, begin, end, is_row, is_piece
+    return row, piece, begin, degree.to(tl.int32), is_row, is_piece
 
 
 @triton.jit
@@ -164,11 +164,27 @@ def add_edge_features(
 
 
 @triton.jit
+def load_quads(
+    group, ptr, pieces, num_rows, num_pieces, BR: tl.constexpr, BE: tl.constexpr, BH: tl.constexpr
+):
+    """What :func:`keep_of` needs of a group: ``(begin, degree, edge, quad)``.
+
+    One Philox call gives four heads of an edge, so the words are made in one dimension, with one
+    entry per edge and four heads, where no thread repeats another's.
+    """
+    QUADS: tl.constexpr = (BH + 3) // 4
+    k = tl.arange(0, BR * BE * QUADS)
+    _, _, begin, degree, _, _ = load_items(
+        group, k // (BE * QUADS), ptr, pieces, num_rows, num_pieces, BR
+    )
+    return begin, degree, k // QUADS % BE, k % QUADS
+
+
+@triton.jit
 def keep_of(
     eid,
     begin,
-    end,
-    start,
+    degree,
     edge,
     quad,
     h0,
@@ -179,14 +195,8 @@ def keep_of(
     BE: tl.constexpr,
     BH: tl.constexpr,
 ):
-    """keep_e of (3) for a tile, ``[BR, BE, BH]``.
-
-    One Philox call gives four heads of an edge, so the words are made in one dimension, where no
-    thread repeats another's: ``begin``, ``end``, ``edge`` and ``quad`` have one entry per edge and
-    four heads.
-    """
-    position = begin + start + edge
-    ids = edge_ids(eid, position, position < end)
+    """keep_e of (3) for a tile, ``[BR, BE, BH]``; ``edge`` counts from the beginning of the row."""
+    ids = edge_ids(eid, begin + edge, edge < degree)
     low = (ids & 0xFFFFFFFF).to(tl.uint32)
     high = (ids >> 32).to(tl.uint32)
     quad = (h0 // 4 + quad).to(tl.uint32)

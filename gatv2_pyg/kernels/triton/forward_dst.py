@@ -12,6 +12,7 @@ from gatv2_pyg.kernels.triton.common import (
     gather,
     keep_of,
     load_items,
+    load_quads,
     load_rows,
     load_weights,
     score,
@@ -59,15 +60,12 @@ def forward_dst_kernel(
     F: tl.constexpr = H * C
     group = tl.program_id(0).to(tl.int64)
     h0 = tl.program_id(1) * BH
-    row, piece, begin, end, is_row, is_piece = load_items(
+    row, piece, begin, degree, is_row, is_piece = load_items(
         group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
     )
     if DROPOUT:
-        HQ: tl.constexpr = (BH + 3) // 4
-        q = tl.arange(0, BR * BE * HQ)
-        q_edge = q // HQ % BE
-        _, _, q_begin, q_end, _, _ = load_items(
-            group, q // (BE * HQ), ptr, pieces, num_rows, num_pieces, BR
+        q_begin, q_degree, q_edge, quad = load_quads(
+            group, ptr, pieces, num_rows, num_pieces, BR, BE, BH
         )
 
     h = h0 + tl.arange(0, BH)
@@ -80,13 +78,13 @@ def forward_dst_kernel(
     acc = tl.zeros([BR, BH, BC], tl.float32)
     edge = tl.arange(0, BE)
     position = begin[:, None] + edge[None, :]
-    mask = position < end[:, None]
+    mask = edge[None, :] < degree[:, None]
     j = tl.load(idx + position, mask=mask, other=0)
-    for start in range(0, tl.max(end - begin, 0), BE):
+    for start in range(0, tl.max(degree, 0), BE):
         x = gather(x_src, j, mask, f, f_mask, F, BR, BE, BH, BC)
         # The next tile's ends are in flight while this one is worked on.
-        ahead = position + BE
-        j = tl.load(idx + ahead, mask=ahead < end[:, None], other=0)
+        ahead = start + BE + edge[None, :] < degree[:, None]
+        j = tl.load(idx + position + BE, mask=ahead, other=0)
         ids = edge_ids(eid, position, mask)
 
         z = x + xd[:, None, :, :]  # (1)
@@ -108,12 +106,12 @@ def forward_dst_kernel(
         total = total * rescale + tl.sum(weight, 1)
         if DROPOUT:
             weight *= keep_of(
-                eid, q_begin, q_end, start, q_edge, q % HQ, h0, seed, threshold, scale, BR, BE, BH
+                eid, q_begin, q_degree, start + q_edge, quad, h0, seed, threshold, scale, BR, BE, BH
             )
         acc = acc * rescale[:, :, None] + tl.sum(weight[:, :, :, None] * x, 1)  # (3)
         m = top
-        position = ahead
-        mask = position < end[:, None]
+        position += BE
+        mask = ahead
 
     empty = total == 0.0
     total = tl.where(empty, 1.0, total)
@@ -149,30 +147,27 @@ def attention_kernel(
     """Turns the s_e in ``alpha`` into keep_e alpha_e of (2) and (3), in place."""
     group = tl.program_id(0).to(tl.int64)
     h0 = tl.program_id(1) * BH
-    row, _, begin, end, _, _ = load_items(
+    row, _, begin, degree, _, _ = load_items(
         group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
     )
     if DROPOUT:
-        HQ: tl.constexpr = (BH + 3) // 4
-        q = tl.arange(0, BR * BE * HQ)
-        q_edge = q // HQ % BE
-        _, _, q_begin, q_end, _, _ = load_items(
-            group, q // (BE * HQ), ptr, pieces, num_rows, num_pieces, BR
+        q_begin, q_degree, q_edge, quad = load_quads(
+            group, ptr, pieces, num_rows, num_pieces, BR, BE, BH
         )
     h = h0 + tl.arange(0, BH)
     h_mask = (h < H)[None, :]
     edge = tl.arange(0, BE)
-    row_mask = (end > begin)[:, None] & h_mask
+    row_mask = (degree > 0)[:, None] & h_mask
     row_lse = tl.load(lse + row[:, None] * H + h[None, :], mask=row_mask, other=0.0)
-    for start in range(0, tl.max(end - begin, 0), BE):
+    for start in range(0, tl.max(degree, 0), BE):
         position = begin[:, None] + start + edge[None, :]
-        mask = position < end[:, None]
+        mask = start + edge[None, :] < degree[:, None]
         cell = alpha + edge_ids(eid, position, mask)[:, :, None] * H + h[None, None, :]
         cell_mask = mask[:, :, None] & h_mask[None, :, :]
         s = tl.load(cell, mask=cell_mask, other=float("-inf"))
         weight = tl.exp(s - row_lse[:, None, :])
         if DROPOUT:
             weight *= keep_of(
-                eid, q_begin, q_end, start, q_edge, q % HQ, h0, seed, threshold, scale, BR, BE, BH
+                eid, q_begin, q_degree, start + q_edge, quad, h0, seed, threshold, scale, BR, BE, BH
             )
         tl.store(cell, weight, mask=cell_mask)

@@ -39,7 +39,7 @@ three times as many, which leaves 16 to 28 one-warp programs on a multiprocessor
 H * C = 128 in float32 each has 8 rows of 512 bytes in flight: 64 KB or more per multiprocessor,
 where a latency of 700 ns at 4.8 TB/s over 132 of them needs 25 KB."""
 
-INTERPRETER = Budget(features=2**15, slots=256, edges=32)
+INTERPRETER = Budget(features=2**16, slots=1024, edges=128)
 """Triton's interpreter pays for operations, not for elements."""
 
 
