@@ -33,6 +33,7 @@ COMMANDS: dict[str, Entry] = {
     "attention": Entry("attention", "what attention does: rank agreement, entropy, heat maps"),
     "speed": Entry("speed", "time against PyG's layers and against the floor, CPU or CUDA"),
     "memory": Entry("memory", "peak memory of a training step, each layer in a fresh process"),
+    "scaling": Entry("scaling", "time and memory against edges, channels, heads and hubs"),
     "report": Entry("report", "one self-contained HTML page (and Markdown) of all results found"),
     "readme": Entry("readme", "fill the marked sections of README.md from the result files"),
 }

@@ -129,7 +129,7 @@ class Session:
             elif self._store.dropped and not self.args.fresh:
                 self.console.print(
                     f"[bold]{self.stem}[/]: starting anew, the {self._store.dropped} parts of an "
-                    "interrupted run were made with other versions or on another machine"
+                    "interrupted run were made with other code, versions or machine"
                 )
         return self._store
 

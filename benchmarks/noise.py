@@ -1,0 +1,225 @@
+"""Accuracy as random edges are added (Brody et al., 2022, section 4.2), GAT against GATv2.
+
+A share p of |E| random edges, none of them in the graph, is added in both directions before
+training, with new edges for each seed. Dynamic attention can learn to ignore them. Networks and
+training are those of `citation` (Cora) and `heterophily` (Tolokers, where seed i takes split i).
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import options, plots, results, statistics
+from .contestants import resolve_backend
+from .data import Dataset, load, load_or_stand_in
+from .session import Session
+from .study import GAT_VARIANT, GATV2_VARIANT, recipe, train
+
+VARIANTS = (GAT_VARIANT, GATV2_VARIANT)
+NAMES = ("Cora", "Tolokers")
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+def _shares(text: str) -> list[float]:
+    parse = options.real(0.0, 5.0)
+    return sorted({parse(part) for part in text.split(",")})
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--datasets",
+        type=options.names(NAMES, "data set"),
+        metavar="NAME,...",
+        help="of Cora, Tolokers (default: both, quick Cora)",
+    )
+    parser.add_argument(
+        "--noise",
+        type=_shares,
+        metavar="P,P,...",
+        help="edges added, as shares of those there are (default: 0,0.1,...,0.5, quick 0,0.25,0.5)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=options.whole(),
+        metavar="N",
+        help="train with the seeds 0 ... N-1 (default: 10 on Cora, 5 on Tolokers, quick 2)",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=options.whole(),
+        metavar="N",
+        help="training epochs (default: 200, quick 60)",
+    )
+    options.add_quick(parser, "Cora, p 0, 0.25 and 0.5, 2 seeds, 60 epochs")
+    options.add_run(parser)
+    options.add_data(parser)
+    options.add_backend(parser)
+
+
+def add_random_edges(edge_index: Tensor, num_nodes: int, share: float, seed: int) -> Tensor:
+    """The undirected ``edge_index [2, E]`` with ``share * E`` random edges more.
+
+    New edges are distinct pairs of different nodes that the graph does not connect, each in both
+    directions; at the end of the result.
+    """
+    wanted = round(share * edge_index.size(1) / 2)
+    taken = edge_index[0] * num_nodes + edge_index[1]
+    generator = torch.Generator().manual_seed(seed)
+    found = torch.empty(0, dtype=torch.long)
+    while found.numel() < wanted:
+        i, j = torch.randint(num_nodes, (2, 2 * wanted), generator=generator)
+        low, high = torch.minimum(i, j), torch.maximum(i, j)
+        code = (low * num_nodes + high)[low != high]
+        found = torch.unique(torch.cat([found, code[~torch.isin(code, taken)]]))
+    found = found[torch.randperm(found.numel(), generator=generator)[:wanted]]
+    pairs = torch.stack([found // num_nodes, found % num_nodes])
+    return torch.cat([edge_index, pairs, pairs.flip(0)], dim=1)
+
+
+def _train(
+    variant: Any, dataset: Dataset, share: float, seed: int, split: int, **settings: Any
+) -> dict[str, Any]:
+    data = dataset.data
+    edges = add_random_edges(data.edge_index, data.num_nodes, share, seed)
+    return train(variant, dataset, seed=seed, split=split, edges=edges, **settings)
+
+
+Found = dict[tuple[str, str, float], list[dict[str, Any]]]
+
+
+def run(session: Session, args: argparse.Namespace) -> results.Result:
+    names = session.choose(args.datasets, full=list(NAMES), quick=["Cora"])
+    shares = session.choose(args.noise, full=list(SHARES), quick=[0.0, 0.25, 0.5])
+    epochs = session.choose(args.epochs, full=200, quick=60)
+    datasets = [
+        load_or_stand_in(name, args.data, session.line) if name == "Cora" else load(name, args.data)
+        for name in names
+    ]
+    seeds = {
+        name: session.choose(args.seeds, full=10 if name == "Cora" else 5, quick=2)
+        for name in names
+    }
+    backend = resolve_backend(args.backend, session.device)
+    store = session.store(timing=False)
+    found: Found = {}
+    units = [
+        (d, s, p, v)
+        for d in datasets
+        for s in range(seeds[d.name])
+        for p in shares
+        for v in VARIANTS
+    ]
+    with session.progress("noise", len(units)) as bar:
+        for dataset, seed, share, variant in units:
+            bar.say(f"{dataset.label}, p = {share:g}, {variant.label}, seed {seed}")
+            masks = dataset.data.train_mask
+            split = seed % masks.size(1) if masks.dim() == 2 else 0
+            settings = {"seed": seed, "split": split, "share": share, "epochs": epochs}
+            settings["backend"] = backend
+            key = settings | {"data": dataset.label, "model": variant.key}
+            work = functools.partial(_train, variant, dataset, device=session.device, **settings)
+            found.setdefault((dataset.name, variant.key, share), []).append(store.unit(key, work))
+            bar.advance()
+    return results.Result(
+        title="Robustness to random edges",
+        headline=_headline(datasets, found, shares),
+        settings={
+            "data": [dataset.label for dataset in datasets],
+            "p": shares,
+            "seeds": [f"{name}: {number}" for name, number in seeds.items()],
+            "epochs": epochs,
+            "backend": backend,
+            "device": session.device,
+        },
+        tables=[_table(dataset, found, shares, seeds[dataset.name]) for dataset in datasets],
+        pictures=[_picture(datasets, found, shares, seeds)],
+        data=[
+            {"data": d, "model": m, "share": p, "seeds": units}
+            for (d, m, p), units in found.items()
+        ],
+        stand_in=next((d.stand_in for d in datasets if d.stand_in), None),
+    )
+
+
+def _tests(found: Found, dataset: Dataset, variant: Any, share: float) -> list[float]:
+    return [unit["test"] for unit in found[dataset.name, variant.key, share]]
+
+
+def _table(dataset: Dataset, found: Found, shares: list[float], seeds: int) -> results.Table:
+    rows = [
+        [
+            f"{share:g}",
+            *(statistics.percent(_tests(found, dataset, v, share)) for v in VARIANTS),
+        ]
+        for share in shares
+    ]
+    return results.Table(
+        f"{dataset.label}: {recipe(dataset.name).metric_name}",
+        ["edges added (p)", *(v.label for v in VARIANTS)],
+        rows,
+        note=f"Mean ± standard deviation over {statistics.count(seeds, 'seed')}.",
+    )
+
+
+def _headline(datasets: list[Dataset], found: Found, shares: list[float]) -> str:
+    parts = []
+    for dataset in datasets:
+        losses = []
+        for variant in VARIANTS:
+            first, last = (
+                statistics.mean(_tests(found, dataset, variant, share))
+                for share in (shares[0], shares[-1])
+            )
+            losses.append(f"{variant.label} loses {100 * (first - last):.1f}")
+        parts.append(f"{dataset.label}: {', '.join(losses)} points")
+    return f"From p = {shares[0]:g} to p = {shares[-1]:g}. {'; '.join(parts)}."
+
+
+def _picture(
+    datasets: list[Dataset], found: Found, shares: list[float], seeds: dict[str, int]
+) -> results.Picture:
+    with plots.style():
+        figure, panels = plots.panels(len(datasets), size=(5.2, 3.6))
+        for axes, dataset in zip(panels, datasets, strict=True):
+            for variant in VARIANTS:
+                values = [
+                    [100 * test for test in _tests(found, dataset, variant, share)]
+                    for share in shares
+                ]
+                means = [statistics.mean(v) for v in values]
+                spreads = [statistics.std(v) for v in values]
+                plots.band(
+                    axes,
+                    shares,
+                    means,
+                    [m - s for m, s in zip(means, spreads, strict=True)],
+                    [m + s for m, s in zip(means, spreads, strict=True)],
+                    color=variant.color,
+                    label=variant.label,
+                )
+                axes.annotate(
+                    variant.label,
+                    (shares[-1], means[-1]),
+                    xytext=(7, 0),
+                    textcoords="offset points",
+                    va="center",
+                    color=variant.color,
+                    fontweight="bold",
+                )
+            axes.margins(x=0.16)
+            axes.set_title(dataset.label)
+            axes.set_xlabel("random edges added, share p of |E|")
+            axes.set_ylabel(recipe(dataset.name).metric_name)
+    counts = ", ".join(
+        f"{statistics.count(number, 'seed')} on {name}" for name, number in seeds.items()
+    )
+    return results.Picture(
+        figure,
+        f"Mean over {counts}; bands: one standard deviation to each side.",
+        "Test score of GAT and GATv2 against the share of random edges added",
+    )
