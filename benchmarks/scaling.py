@@ -35,7 +35,6 @@ FULL: dict[str, tuple[float, ...]] = {
 QUICK: dict[str, tuple[float, ...]] = {
     "edges": (10**4, 10**5, 10**6),
     "channels": (8, 64),
-    "skew": (0.0, 1.3),
 }
 NODE_DEGREE = 20
 # The graph that the other axes vary: small enough for dense attention.
@@ -68,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-search", action="store_true", help="do not search for the largest graph (quick)"
     )
-    options.add_quick(parser, "two or three points an axis, no search, memory limit 2 GiB")
+    options.add_quick(parser, "two axes of two or three points, no search, memory limit 2 GiB")
     options.add_run(parser)
     options.add_backend(parser)
 
