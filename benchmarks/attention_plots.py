@@ -33,10 +33,10 @@ SMALLEST_RANGE = 0.2
 def heat_maps(matrices: Mapping[Contestant, Tensor]) -> Picture:
     """Attention [queries, keys] of each contestant side by side, as in the paper's Figure 1."""
     with plots.style():
-        figure, panels = plots.panels(len(matrices), size=(5.4, 5.0))
+        figure, panels = plots.panels(len(matrices), size=(5.4, 5.2))
         for axes, (contestant, matrix) in zip(panels, matrices.items(), strict=True):
             image = _heat_map(axes, matrix)
-            axes.set_title(f"{contestant.label}: {_preferred(matrix)}", fontsize=11)
+            axes.set_title(f"{contestant.label}\n{_preferred(matrix)}", fontsize=11)
         figure.colorbar(image, ax=panels, label="attention weight α", shrink=0.8)
     names = " and ".join(contestant.label for contestant in matrices)
     return Picture(

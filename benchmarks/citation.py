@@ -156,6 +156,7 @@ def _picture(
             axes.tick_params(labelleft=number == 0)
             axes.set_xlabel("test accuracy (%)")
             axes.grid(axis="y", visible=False)
+            axes.margins(x=0.12)
     return results.Picture(
         figure,
         f"Test accuracy of {statistics.count(seeds, 'seed')} each (dots); mean and standard "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Entry] = {
     "speed": Entry("speed", "time against PyG's layers and against the floor, CPU or CUDA"),
     "memory": Entry("memory", "peak memory of a training step, each layer in a fresh process"),
     "scaling": Entry("scaling", "time and memory against edges, channels, heads and hubs"),
+    "gpu": Entry("gpu", "one visit to a GPU: kernel tests, speed and memory in a few minutes"),
     "report": Entry("report", "one self-contained HTML page (and Markdown) of all results found"),
     "readme": Entry("readme", "fill the marked sections of README.md from the result files"),
 }
@@ -106,8 +108,13 @@ def run_command(name: str, argv: Sequence[str]) -> None:
 
 def _run_main_job(argv: Sequence[str]) -> None:
     args = _main_parser().parse_args(list(argv))
+    if args.data is not None:
+        os.environ["GATV2_PYG_DATA"] = str(args.data)
+    shared = ["--out", str(args.out), "--device", args.device, "--backend", args.backend]
+    shared += ["--fresh"] if args.fresh else []
+    shared += ["--threads", str(args.threads)] if args.threads else []
     for name, *extra in MAIN_JOB:
-        run_command(name, [*extra, *argv])
+        run_command(name, [*extra, *shared])
     run_command("report", ["--out", str(args.out)])
 
 

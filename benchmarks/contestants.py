@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from .errors import UsageError
-from .palette import BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from .palette import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ DENSE = Contestant("dense", "dense GATv2 (N×N)", PURPLE, "dense GATv2")
 DOT_PRODUCT = Contestant(
     "dot-product", "PyG TransformerConv (dot product)", GREEN, "dot product", False
 )
+
+NO_ATTENTION = Contestant("no-attention", "the linear maps alone", GREY, "linear maps")
 
 
 def layer(
@@ -56,6 +58,10 @@ def layer(
         from .dense import DenseGATv2Conv
 
         return DenseGATv2Conv(in_channels, out_channels, heads=heads, **options)
+    if contestant is NO_ATTENTION:
+        from .models import LinearMaps
+
+        return LinearMaps(in_channels, out_channels, heads, options.get("concat", True))
     options.pop("share_weights", None)
     if contestant is GAT:
         return pyg.GATConv(in_channels, out_channels, heads=heads, **options)

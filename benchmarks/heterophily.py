@@ -149,14 +149,13 @@ def _picture(
             _draw_scores(scores, dataset, found)
             order = (GATV2_VARIANT, GAT_VARIANT, PYG_VARIANT)
             medians = [statistics.median(times[dataset.name][v.key]) for v in order]
-            clock.set_xscale("log")
             plots.bars(
                 clock,
                 ["GATv2 (gatv2_pyg)", *(v.label for v in order[1:])],
                 medians,
                 colors=[v.color for v in order],
                 texts=[statistics.duration(value) for value in medians],
-                unit="training epoch (s, log scale)",
+                unit="training epoch (s)",
             )
             clock.set_title(f"{dataset.name}: time")
     return results.Picture(

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .palette import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 
@@ -77,6 +78,15 @@ def band(
     axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
 
 
+def plain_log_ticks(axis: Any) -> None:
+    """Labels 1, 10, 100, 1,000 on a logarithmic axis, with 2 and 5 between them if it is short."""
+    low, high = sorted(axis.get_view_interval())
+    subs = (1.0, 2.0, 5.0) if high / low < 60 else (1.0,)
+    axis.set_major_locator(LogLocator(base=10, subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def bars(
     axes: Axes,
     names: Sequence[str],
@@ -86,26 +96,45 @@ def bars(
     texts: Sequence[str],
     errors: Sequence[float] | None = None,
     unit: str,
+    log_from: float = 30.0,
 ) -> None:
-    """Horizontal bars from top to bottom, each with its value written at its end."""
-    axes.set_xlabel(unit)
+    """Values from top to bottom, each written beside its end.
+
+    Bars from zero; where the largest value is more than ``log_from`` times the smallest, points on
+    a logarithmic axis (a bar has no base there), which the axis label then says.
+    """
+    axes.grid(axis="y", visible=False)
     if not names:
+        axes.set_xlabel(unit)
         return
     places = list(range(len(names)))[::-1]
-    axes.barh(places, values, color=colors, height=0.62, xerr=errors, ecolor="#333333", capsize=3)
-    axes.set_yticks(places, names)
-    axes.grid(axis="y", visible=False)
-    tips = [
-        value + error for value, error in zip(values, errors or [0.0] * len(values), strict=True)
-    ]
+    log = max(values) > log_from * min(values) > 0
+    if log:
+        axes.set_xscale("log")
+        axes.hlines(places, min(values) / 2, values, colors=colors, linewidth=1.5, linestyles=":")
+        axes.scatter(values, places, color=colors, s=90, zorder=3)
+    else:
+        axes.barh(places, values, color=colors, height=0.62)
+    if errors is not None and any(errors):
+        axes.errorbar(values, places, xerr=errors, fmt="none", ecolor="#333333", capsize=3)
+    tips = [v + e for v, e in zip(values, errors or [0.0] * len(values), strict=True)]
     for place, tip, text in zip(places, tips, texts, strict=True):
         axes.annotate(
-            text, (tip, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=10
+            text,
+            (tip, place),
+            xytext=(9 if log else 5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=10,
         )
-    if axes.get_xscale() == "log":
-        axes.set_xlim(min(values) / 2.5, max(tips) * 6)
+    axes.set_yticks(places, names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.set_xlabel(f"{unit}, log scale" if log else unit)
+    if log:
+        axes.set_xlim(min(values) / 2, max(tips) * (max(tips) / min(values)) ** 0.45)
+        plain_log_ticks(axes.xaxis)
     else:
-        axes.set_xlim(0, max(tips) * 1.28)
+        axes.set_xlim(0, max(tips) * 1.3)
 
 
 def render(figure: Figure, *, stand_in: str | None = None) -> bytes:

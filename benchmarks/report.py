@@ -92,6 +92,11 @@ def to_markdown(found: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _text(text: str) -> str:
+    """Text as HTML; what stands between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
 def _lead(result: dict[str, Any]) -> str:
     label = f"(Not the real data: {result['stand_in']}.) " if result["stand_in"] else ""
     return label + str(result["headline"])
@@ -102,7 +107,7 @@ def to_html(found: list[dict[str, Any]], out: Path) -> str:
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     lead = "\n".join(
         f'<li><a href="#{result["stem"]}">{html.escape(_name(result))}</a>. '
-        f"{html.escape(_lead(result))}</li>"
+        f"{_text(_lead(result))}</li>"
         for result in found
     )
     sections = "\n".join(_section(result, out) for result in found)
@@ -122,11 +127,11 @@ def _section(result: dict[str, Any], out: Path) -> str:
         parts.append(
             f'<p class="stand-in">Not the real data: {html.escape(result["stand_in"])}.</p>'
         )
-    parts.append(f'<p class="headline">{html.escape(result["headline"])}</p>')
+    parts.append(f'<p class="headline">{_text(result["headline"])}</p>')
     parts += [_table(table) for table in result["tables"]]
     parts += [_figure(picture, out) for picture in result["pictures"]]
     if result["notes"]:
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in result["notes"])
+        notes = "".join(f"<li>{_text(note)}</li>" for note in result["notes"])
         parts.append(f'<ul class="note">{notes}</ul>')
     facts = {
         "Settings": html.escape(results.settings_line(result["settings"])),
@@ -146,7 +151,7 @@ def _table(table: dict[str, Any]) -> str:
         ours = table.get("highlight") is not None and row[0] == table["highlight"]
         cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
         rows.append(f'<tr class="ours">{cells}</tr>' if ours else f"<tr>{cells}</tr>")
-    note = f'<p class="note">{html.escape(table["note"])}</p>' if table["note"] else ""
+    note = f'<p class="note">{_text(table["note"])}</p>' if table["note"] else ""
     return (
         f'<div class="scroll"><table><caption>{html.escape(table["title"])}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{note}"

@@ -131,9 +131,9 @@ def _draw(axes: Axes, data: Data, axis: str, what: str, contestants: Sequence[Co
             axes.plot(*zip(*xy, strict=True), label=contestant.label, **style)
         failed = [point for point in points if point["failure"]]
         if failed and xy and axis != "skew":
-            power = slope(axis, points, what) or 0.0
+            power = slope(axis, points, what)
             (x, y), end = xy[-1], failed[0]["x"]
-            tip = (end, y * (end / x) ** power)
+            tip = (x, y) if power is None else (end, y * (end / x) ** power)
             axes.plot(*zip((x, y), tip, strict=True), color=contestant.color, linestyle=":")
             axes.plot(*tip, color=contestant.color, marker="x", markersize=9, markeredgewidth=2.5)
             axes.annotate(
@@ -146,6 +146,7 @@ def _draw(axes: Axes, data: Data, axis: str, what: str, contestants: Sequence[Co
                 color=contestant.color,
             )
     axes.set_xlabel(LABELS[axis])
+    axes.tick_params(labelleft=True)
     axes.set_ylabel(unit)
     axes.margins(y=0.14)
     if axis in ("channels", "heads"):
@@ -157,7 +158,7 @@ def _draw(axes: Axes, data: Data, axis: str, what: str, contestants: Sequence[Co
 def _picture(data: Data, contestants: Sequence[Contestant]) -> Picture:
     names = list(data["axes"])
     with plots.style():
-        figure, axes = plots.panels(len(names), 2, size=(4.3, 3.4))
+        figure, axes = plots.panels(len(names), 2, size=(4.3, 3.4), sharey="row")
         for column, axis in enumerate(names):
             for row, what in enumerate(WHAT):
                 _draw(axes[row * len(names) + column], data, axis, what, contestants)
@@ -168,7 +169,8 @@ def _picture(data: Data, contestants: Sequence[Contestant]) -> Picture:
         figure,
         "Time (above) and peak memory over the inputs (below) of a training step, log-log. Each "
         "point is the median of the steps of one fresh process; a cross ends the line of a layer "
-        f"that ran out of its {data['limit'] / 2**30:g} GiB, at its fitted slope.",
+        f"that ran out of its {data['limit'] / 2**30:g} GiB, where its "
+        "fitted slope would lead (at its only point where there is no slope).",
         "Lines of time and memory against edges, channels, heads and the largest degree",
     )
 

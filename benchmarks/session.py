@@ -31,20 +31,20 @@ T = TypeVar("T")
 
 # Options that say where, not what: left out of the recorded command.
 _PLACES = ("--data", "--out")
-_FLAGS_LEFT_OUT = ("--fresh",)
+# Given as they are by default: left out too.
+_DEFAULTS = {"--device": "auto", "--backend": "auto"}
 
 
 def recorded_command(name: str, argv: Sequence[str]) -> str:
     """The command that reproduces a result, without the user's paths."""
-    words = []
-    skip = False
-    for word in argv:
-        if skip:
-            skip = False
-        elif word in _PLACES:
-            skip = True
-        elif not word.startswith(tuple(f"{place}=" for place in _PLACES)):
-            words += [] if word in _FLAGS_LEFT_OUT else [word]
+    words: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word in _PLACES or (rest and _DEFAULTS.get(word) == rest[0]):
+            rest.pop(0)
+        elif word != "--fresh" and not word.startswith(tuple(f"{place}=" for place in _PLACES)):
+            words.append(word)
     return " ".join(["python -m benchmarks", name, *words])
 
 

@@ -1,0 +1,150 @@
+"""The benchmarks' command line: what users get wrong is one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rich")
+pytest.importorskip("matplotlib")
+
+from benchmarks import cli, environment, options, results, session
+from benchmarks.cli import COMMANDS, main
+from benchmarks.errors import UsageError
+
+
+def one_line_error(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("python -m benchmarks: error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_unknown_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
+    error = one_line_error(capsys, ["coral"])
+    assert "'coral'" in error
+    assert "cora" in error
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["cora", "--seeds", "0"], "--seeds"),
+        (["cora", "--epochs", "many"], "--epochs"),
+        (["cora", "--backend", "fastest"], "--backend"),
+        (["cora", "--device", "gpu"], "--device"),
+        (["cora", "--nothing"], "--nothing"),
+        (["citation", "--datasets", "Cora,Reddit"], "'Reddit'"),
+        (["heterophily", "--datasets", "Cora"], "'Cora'"),
+        (["noise", "--noise", "0,-1"], "--noise"),
+        (["noise", "--noise", "nan"], "--noise"),
+        (["dictionary-lookup", "--k", "1"], "--k"),
+        (["dictionary-lookup", "--heads", "3"], "--heads"),
+        (["--seeds", "3"], "--seeds"),
+    ],
+)
+def test_bad_values(
+    capsys: pytest.CaptureFixture[str], argv: list[str], named: str, tmp_path: Path
+) -> None:
+    assert named in one_line_error(capsys, [*argv, "--out", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_unwritable_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    error = one_line_error(
+        capsys, ["dictionary-lookup", "--quick", "--out", str(tmp_path / "file" / "results")]
+    )
+    assert "--out" in error
+
+
+def test_missing_data_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    argv = ["heterophily", "--quick", "--out", str(tmp_path), "--data", str(tmp_path / "none")]
+    assert "no such folder" in one_line_error(capsys, argv)
+
+
+def test_report_without_results(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "no results" in one_line_error(capsys, ["report", "--out", str(tmp_path)])
+
+
+def test_every_subcommand_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as stopped:
+            main([name, "--help"])
+        assert stopped.value.code == 0
+        assert "--out FOLDER" in capsys.readouterr().out
+
+
+def test_main_help_lists_the_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in COMMANDS)
+
+
+def test_main_job_runs_its_parts_then_the_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(cli, "run_command", lambda name, argv: ran.append((name, list(argv))))
+    monkeypatch.setenv("GATV2_PYG_DATA", "elsewhere")
+    given = ["--out", str(tmp_path), "--threads", "2", "--fresh", "--data", str(tmp_path)]
+    assert main(given) == 0
+    assert [name for name, _ in ran] == ["cora", "dictionary-lookup", "speed", "report"]
+    assert ran[-1][1] == ["--out", str(tmp_path)]
+    assert os.environ["GATV2_PYG_DATA"] == str(tmp_path)
+    for name, argv in ran:
+        parser = cli._Parser()
+        cli._load(name).add_arguments(parser)
+        args = parser.parse_args(argv)
+        assert args.out == tmp_path
+        assert name == "report" or (args.threads, args.fresh, args.backend) == (2, True, "auto")
+    assert session.recorded_command(*ran[1]) == (
+        "python -m benchmarks dictionary-lookup --quick --threads 2"
+    )
+
+
+def test_interrupt_says_that_finished_parts_are_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str, argv: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_command", interrupted)
+    assert main(["cora"]) == 130
+    assert "kept" in capsys.readouterr().err
+
+
+def test_recorded_command_and_environment_name_no_path(tmp_path: Path) -> None:
+    argv = ["--seeds", "2", "--out", str(tmp_path), f"--data={tmp_path}", "--fresh"]
+    assert session.recorded_command("cora", argv) == "python -m benchmarks cora --seeds 2"
+    info = json.dumps(environment.environment())
+    assert str(environment.PROJECT) not in info
+    assert str(Path.home()) not in info
+
+
+def test_environment_names_machine_and_versions() -> None:
+    import torch
+
+    info = environment.environment()
+    line = environment.describe(info)
+    assert f"torch {torch.__version__}" in line
+    assert f"{info['cores']} cores" in line
+
+
+def test_settings_are_shown_in_one_line() -> None:
+    assert results.settings_line({"seeds": list(range(20)), "k": [4, 10]}) == (
+        "seeds 0 ... 19; k 4, 10"
+    )
+
+
+def test_device_that_is_not_there() -> None:
+    import torch
+
+    missing = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(UsageError, match="--device"):
+        options.resolve_device(missing)
