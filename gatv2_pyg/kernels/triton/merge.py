@@ -52,6 +52,7 @@ def merge_kernel(
             acc += tl.sum(value, 0)
     mask = c < tl.where(row >= 0, C, 0)  # an unused entry has row -1
     if piece_lse is not None:
-        acc = acc / tl.where(total == 0.0, 1.0, total)
+        total = tl.where(total == 0.0, 1.0, total)
+        acc = acc / total
         tl.store(lse + row * H + h + c * 0, m + tl.log(total), mask=mask & (c == 0))
     tl.store(out + (row * H + h) * C + c, acc, mask=mask)
