@@ -36,7 +36,7 @@ def evaluate(module: nn.Module, problem: Problem, dtype: torch.dtype) -> dict[st
         arguments.append(leaf(problem.edge_attr))
         leaves["grad edge_attr"] = arguments[-1]
     for name, value in module.named_parameters():
-        leaves[f"grad {name.removeprefix('module.')}"] = value
+        leaves[f"grad {name.removeprefix('_orig_mod.')}"] = value
     out = module(*arguments)
     grads = torch.autograd.grad(out, list(leaves.values()), problem.grad.to(dtype))
     return {"out": out.detach()} | dict(zip(leaves, grads, strict=True))

@@ -74,7 +74,7 @@ def stages(session: Session, args: argparse.Namespace) -> list[Stage]:
     common += ["--data", str(args.data)] if args.data else []
     tests = ["tests/test_kernels.py", "tests/test_triton_kernels.py"]
     found = [test for test in tests if (PROJECT / test).exists()]
-    pytest = ["-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", *found]
+    pytest = ["-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *found]
     suffix = "-cuda" if session.device.startswith("cuda") else ""
     every = {
         "tests": Stage("tests", [sys.executable, *pytest], 0.35),

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,19 +39,6 @@ def quiet_compiler() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-class _Compiled(nn.Module):
-    """A layer under ``torch.compile`` as a user calls it; graph breaks are the peer's own."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        self._call = torch.compile(module)
-
-    def forward(self, *args: Any) -> Any:
-        with quiet_compiler():
-            return self._call(*args)
-
-
 class _DeterministicRunner(Runner):
     def forward(self) -> Tensor:
         with deterministic():
@@ -79,8 +65,9 @@ def module_of(contestant: Contestant, problem: Problem, backend: str = "auto") -
     if contestant is SCATTER:
         return make_layer(OURS, problem, backend="scatter")
     if contestant is COMPILED:
+        # Compiled for this problem's shapes; graph breaks are the peer's own.
         torch._dynamo.reset()
-        return _Compiled(make_layer(PYG_GATV2, problem))
+        return torch.compile(make_layer(PYG_GATV2, problem))
     if contestant is DETERMINISTIC:
         return make_layer(PYG_GATV2, problem)
     return make_layer(contestant, problem)

@@ -24,7 +24,7 @@ from . import correctness, floor, options, results, speed_report
 from .cases import CASES, CUDA_ONLY, Case, Problem, Runner, build, make_layer
 from .contestants import GAT, OURS, PYG_GATV2, Contestant, resolve_backend
 from .errors import UsageError
-from .peers import COLD, COMPILED, DETERMINISTIC, SCATTER, module_of, runner_of
+from .peers import COLD, COMPILED, DETERMINISTIC, SCATTER, module_of, quiet_compiler, runner_of
 from .race import race
 from .session import Session
 from .targets import RUNS
@@ -87,6 +87,7 @@ class Bench:
         options.setdefault("min_rounds", self.min_rounds)
         return race(calls, device=self.device, **options)
 
+    @quiet_compiler()
     def check(self, problem: Problem, contestants: list[Contestant]) -> dict[str, Any]:
         """Layers that pass, errors of all, and why the others are left out."""
         truth_layer = make_layer(PYG_GATV2, problem).double()
@@ -115,6 +116,7 @@ class Bench:
             modules.pop(COLD.key, None)
         return {"modules": modules, "errors": errors, "failures": failures}
 
+    @quiet_compiler()
     def case(self, problem: Problem, contestants: list[Contestant]) -> dict[str, Any]:
         """Whole layers, forward and step, then the kernels alone."""
         checked = self.check(problem, contestants)
