@@ -78,7 +78,7 @@ def stages(session: Session, args: argparse.Namespace) -> list[Stage]:
     suffix = "-cuda" if session.device.startswith("cuda") else ""
     every = {
         "tests": Stage("tests", [sys.executable, *pytest], 0.35),
-        "speed": Stage("speed", [*run, "speed", *common], 0.75, "speed" + suffix),
+        "speed": Stage("speed", [*run, "speed", *common, "--budget", "4"], 0.75, "speed" + suffix),
         "memory": Stage("memory", [*run, "memory", *common], 1.0, "memory" + suffix),
     }
     return [every[name] for name in args.stages]

@@ -92,6 +92,8 @@ class Bench:
         """Layers that pass, errors of all, and why the others are left out."""
         truth_layer = make_layer(PYG_GATV2, problem).double()
         truth = correctness.evaluate(truth_layer, problem, torch.float64)
+        if self.device != "cpu":
+            torch.cuda.empty_cache()
         errors: dict[str, dict[str, float]] = {}
         modules, failures = {}, {}
         order = sorted(contestants, key=lambda contestant: contestant is not PYG_GATV2)
@@ -253,7 +255,10 @@ def contestants_for(case: Case, device: str, *, compile: bool) -> list[Contestan
 
 
 def default_cases(device: str) -> list[str]:
-    return [key for key in CASES if device.startswith("cuda") or key not in CUDA_ONLY]
+    """All cases that suit a device; on CUDA those with requirements come first."""
+    if not device.startswith("cuda"):
+        return [key for key in CASES if key not in CUDA_ONLY]
+    return list(dict.fromkeys((*COMPILED_CASES["cuda"], *HUBS, *CASES)))
 
 
 def run(session: Session, args: argparse.Namespace) -> results.Result:
