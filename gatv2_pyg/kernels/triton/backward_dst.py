@@ -81,7 +81,6 @@ def row_dot_kernel(
         "num_rows",
         "num_pieces",
         "num_groups",
-        "groups_per_program",
         "num_ids",
         "seed",
         "threshold",
@@ -109,7 +108,6 @@ def backward_dst_kernel(
     num_rows,
     num_pieces,
     num_groups,
-    groups_per_program,
     num_ids,
     negative_slope,
     seed,
@@ -124,7 +122,8 @@ def backward_dst_kernel(
     BH: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """A program takes ``groups_per_program`` groups of rows, one after the other.
+    """A program takes every ``num_programs``-th group, so that pieces of long rows, the first
+    groups, are spread over the programs.
 
     ``d_att [programs, H * C]`` and ``d_edge_weight [programs, D, H * C]`` (zero before) receive one
     partial sum per program; ``d_edge_attr [head groups, num_ids, D]`` one per group of heads.
@@ -142,9 +141,7 @@ def backward_dst_kernel(
     if d_edge_attr is not None:
         d_edge_attr += tl.program_id(1).to(tl.int64) * num_ids * D
 
-    first_group = program * groups_per_program
-    last_group = tl.minimum(first_group + groups_per_program, num_groups)
-    for group in range(first_group, last_group):
+    for group in range(program, num_groups, tl.num_programs(0)):
         row, piece, begin, degree, is_row, is_piece = load_items(
             group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
         )

@@ -206,12 +206,10 @@ def keep_of(
     k1 = tl.where(w1 >= limit, scale, 0.0)
     k2 = tl.where(w2 >= limit, scale, 0.0)
     k3 = tl.where(w3 >= limit, scale, 0.0)
-    if BH >= 4:
-        keep = tl.join(tl.join(k0, k2), tl.join(k1, k3))
-    elif BH == 2:
-        first = h0 % 4 == 0
-        keep = tl.join(tl.where(first, k0, k2), tl.where(first, k1, k3))
-    else:
-        head = h0 % 4
-        keep = tl.where(head == 0, k0, tl.where(head == 1, k1, tl.where(head == 2, k2, k3)))
+    keep = tl.join(tl.join(k0, k2), tl.join(k1, k3))
+    if BH < 4:
+        # A sum, which the compiler does not repeat for every thread that needs the result.
+        keep = tl.reshape(keep, [BR * BE, 4 // BH, BH])
+        mine = tl.arange(0, 4 // BH) == h0 % 4 // BH
+        keep = tl.sum(tl.where(mine[None, :, None], keep, 0.0), 1)
     return tl.reshape(keep, [BR, BE, BH])

@@ -287,8 +287,6 @@ def _backward_dst(
     partials = partials_of(
         rows.num_groups, rows.idx.numel(), edge_dim * features if need_edge_weight else 0
     )
-    per_program = triton.cdiv(rows.num_groups, partials)
-    partials = triton.cdiv(rows.num_groups, per_program) if per_program else 0
     sums = {"dtype": torch.float32, "device": x_dst.device}
 
     d_x_dst = torch.empty_like(x_dst, dtype=_written_dtype(x_dst)) if needs[1] else None
@@ -314,7 +312,6 @@ def _backward_dst(
         d_edge_attr=d_edge_attr,
         d_edge_weight=d_edge_weight,
         num_groups=rows.num_groups,
-        groups_per_program=per_program,
         num_ids=0 if edge_attr is None else edge_attr.size(0),
         **args,
         **rows.args,

@@ -78,14 +78,14 @@ def tile_of(
     One warp as long as a row of the tile has at most 512 features: reductions are then shuffles
     within the warp and no program waits at a barrier.  Rows of few features would leave lanes
     idle, so several edges, and then several rows, share the warp.  A row takes up to 16 edges at a
-    time, or 4 where the mean degree is so low that most would be masked.
+    time, or 8 where the mean degree is so low that most would be masked.
     """
     width = power_of_two(channels)
     block_heads = min(power_of_two(heads), max(1, _WIDTH // width))
     width *= block_heads
     num_warps = min(max(1, width // 512), 16)
     slots = min(max(1, num_warps * budget.features // width), budget.slots)
-    edges = min(slots, budget.edges if num_positions > 8 * num_rows else 4)
+    edges = min(slots, budget.edges if num_positions > 8 * num_rows else 8)
     return Tile(
         rows=slots // edges,
         edges=edges,
@@ -106,4 +106,4 @@ def partials_of(num_groups: int, num_positions: int, weight_size: int) -> int:
     limit = _MAX_PARTIALS
     if weight_size:
         limit = min(limit, max(1024, 2**24 // weight_size), max(1, num_positions // 32))
-    return max(1, min(num_groups, limit))
+    return min(num_groups, limit)
