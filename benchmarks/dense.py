@@ -7,8 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def dense_bias(edge_index: Tensor, num_nodes: int, *, add_self_loops: bool = True) -> Tensor:
-    """What is added to the score of each pair: ``[N, N]`` float32, row i, column j for j → i.
+def dense_bias(
+    edge_index: Tensor,
+    num_nodes: int,
+    *,
+    add_self_loops: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """What is added to the score of each pair: ``[N, N]``, row i, column j for j → i.
 
     0 for an edge, -inf for none; log n for n parallel edges, which the softmax counts n times.
     Self-loops are replaced by one each, as the sparse layer does.
@@ -18,8 +24,8 @@ def dense_bias(edge_index: Tensor, num_nodes: int, *, add_self_loops: bool = Tru
         keep = source != target
         loops = torch.arange(num_nodes, device=edge_index.device)
         source, target = torch.cat([source[keep], loops]), torch.cat([target[keep], loops])
-    count = torch.zeros(num_nodes, num_nodes, device=edge_index.device)
-    one = torch.ones((), device=edge_index.device)
+    count = torch.zeros(num_nodes, num_nodes, dtype=dtype, device=edge_index.device)
+    one = torch.ones((), dtype=dtype, device=edge_index.device)
     return count.index_put_((target, source), one, accumulate=True).log_()
 
 
@@ -69,6 +75,7 @@ class DenseGATv2Conv(nn.Module):
         shape = (-1, self.heads, self.out_channels)
         x_src, x_dst = self.lin_l(x).view(shape), self.lin_r(x).view(shape)
         empty = torch.isneginf(bias).all(dim=1, keepdim=True)
+        bias = bias.masked_fill(empty, 0.0)
         heads = []
         for h in range(self.heads):
             z = x_dst[:, None, h] + x_src[None, :, h]

@@ -8,8 +8,10 @@ written to the results folder as if run alone; gpu.json holds them all.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -91,18 +93,26 @@ def run_stage(stage: Stage, seconds: float, out: Path) -> dict[str, Any]:
     start = time.time()
     log = out / f".{stage.name}.log"
     try:
-        with log.open("w") as file:
-            done = subprocess.run(
+        with (
+            log.open("w") as file,
+            subprocess.Popen(
                 stage.command,
                 cwd=PROJECT,
                 env=environment,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                timeout=seconds,
-            )
-        status = "passed" if done.returncode == 0 else f"failed (exit code {done.returncode})"
-    except subprocess.TimeoutExpired:
-        status = f"stopped after its {seconds:.0f} s"
+                start_new_session=True,
+            ) as process,
+        ):
+            try:
+                code = process.wait(timeout=seconds)
+                status = "passed" if code == 0 else f"failed (exit code {code})"
+            except subprocess.TimeoutExpired:
+                status = f"stopped after its {seconds:.0f} s"
+            finally:
+                # The stage and the processes it has started, which would hold the device.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
     except OSError as error:
         status = f"can't run: {error}"
     text = log.read_text(errors="replace") if log.exists() else ""

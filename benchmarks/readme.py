@@ -27,7 +27,7 @@ from .errors import UsageError
 from .session import Session
 from .store import write_atomic
 
-_SECTION = re.compile(
+SECTION = re.compile(
     r"(?P<open><!-- benchmarks:(?P<name>[\w:-]+) -->)(?P<text>.*?)"
     r"(?P<close><!-- /benchmarks:(?P=name) -->)",
     re.DOTALL,
@@ -82,7 +82,7 @@ def fill(
         UsageError: an unknown benchmark or part, or a marker without its end.
     """
     opened = set(re.findall(r"<!-- benchmarks:([\w:-]+) -->", text))
-    closed = {match["name"] for match in _SECTION.finditer(text)}
+    closed = {match["name"] for match in SECTION.finditer(text)}
     if opened - closed:
         raise UsageError(f"marker benchmarks:{min(opened - closed)} has no end")
     link = os.path.relpath(out.resolve(), folder.resolve()).replace(os.sep, "/")
@@ -96,7 +96,7 @@ def fill(
             changed.append(match["name"])
         return match["open"] + filled + match["close"]
 
-    return _SECTION.sub(replace, text), changed
+    return SECTION.sub(replace, text), changed
 
 
 def _render(name: str, found: dict[str, dict[str, Any]], link: str) -> str:
