@@ -8,7 +8,6 @@ written to the results folder as if run alone; gpu.json holds them all.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import signal
@@ -107,12 +106,12 @@ def run_stage(stage: Stage, seconds: float, out: Path) -> dict[str, Any]:
             try:
                 code = process.wait(timeout=seconds)
                 status = "passed" if code == 0 else f"failed (exit code {code})"
-            except subprocess.TimeoutExpired:
+            except BaseException as error:
+                # With the processes it has started, which would hold the device.
+                os.killpg(process.pid, signal.SIGKILL)
+                if not isinstance(error, subprocess.TimeoutExpired):
+                    raise
                 status = f"stopped after its {seconds:.0f} s"
-            finally:
-                # The stage and the processes it has started, which would hold the device.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
     except OSError as error:
         status = f"can't run: {error}"
     text = log.read_text(errors="replace") if log.exists() else ""
