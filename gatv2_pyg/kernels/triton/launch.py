@@ -244,7 +244,7 @@ def backward(
     d_x_dst = d_att = d_edge_attr = d_edge_weight = None
     if any(needs[1:]):
         d_x_dst, d_att, d_edge_attr, d_edge_weight = _backward_dst(rows, args, needs)
-    if edge_attr is not None and edge_attr.size(1) == 0:
+    if edge_attr is not None and edge_weight is not None and edge_attr.size(1) == 0:
         d_edge_attr = torch.zeros_like(edge_attr) if needs[3] else None
         d_edge_weight = torch.zeros_like(edge_weight) if needs[4] else None
     return d_x_src, d_x_dst, d_att, d_edge_attr, d_edge_weight
