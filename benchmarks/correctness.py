@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from .cases import Problem
 
-# A deviation of a few units in the last place is no error of a method.
+# Allowed beyond the yardstick: a few units in the last place. Where the input of LeakyReLU rounds
+# to the other side of zero, all layers in float32 make the same, much larger error.
 FLOOR_EPS = 8
 # Peers need only compute the same function, not be as accurate as PyG's eager layer.
 PEER_FACTOR = 10
@@ -65,7 +66,7 @@ def failure(
     """
     floor = FLOOR_EPS * torch.finfo(torch.float32).eps
     for name, error in found.items():
-        allowed = max(factor * yardstick[name], floor)
+        allowed = factor * yardstick[name] + floor
         if not error <= allowed:
-            return f"{name} errs by {error:.2g}, allowed {allowed:.2g}"
+            return f"{name} errs by {error:.3g}, allowed {allowed:.3g}"
     return None
