@@ -100,8 +100,8 @@ class Backward {
     w.tile.n = 1;
     for (int k = 0; k < c_.group; ++k) w.tile.rows[k] = out_ + row * c_.plan.row;
     for (int k = 0; k < c_.group; ++k) w.tile.next_rows[k] = out_ + row * c_.plan.row;
-    c_.each_segment([&](auto micro, const Segment& s) GATV2_LAMBDA_INLINE {
-      decltype(micro)::template score<kByDestination, false>(w.tile, s, w.row, w.s, w.d);
+    c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
+      m->score[kByDestination][false](w.tile, s, w.row, w.s, w.d);
     });
     c_.lanes.spread(w.stats + 2 * n, w.d, heads);
   }
@@ -203,10 +203,8 @@ class Backward {
         if (c_.dropout.active) d *= load(w.keep + k * W);
         store(w.d + k * W, alpha * (d - load(w.stats + 2 * spread + b)));
       }
-      c_.each_segment([&](auto micro, const Segment& s) GATV2_LAMBDA_INLINE {
-        using M = decltype(micro);
-        if (c_.edges()) M::template accumulate_by_destination<true>(w.tile, s, w.row, w.d, w.sum_a, w.sum_b);
-        else M::template accumulate_by_destination<false>(w.tile, s, w.row, w.d, w.sum_a, w.sum_b);
+      c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
+        m->accumulate_by_destination[c_.edges()](w.tile, s, w.row, w.d, w.sum_a, w.sum_b);
       });
       if (edge_gradients()) stage_edges(w, p, n);
     }
@@ -383,19 +381,16 @@ class Backward {
     memset(w.sum_b, 0, sizeof(A) * size);
     for (int64_t p = begin; p < end; p += kTile) {
       const int n = (int)min_of((int64_t)kTile, end - p);
-      const int slots = (n + c_.group - 1) / c_.group * c_.group;
       read_tile(c_, w, by_src_, p, n, x_dst_, c_.dropout.active || grad_alpha_);
-      by_src_.idx.rows(w.tile.grads, p, n, last, grad_base(), grad_stride());
-      by_src_.idx.rows(w.tile.next_grads, p + kTile, slots, last, grad_base(), grad_stride());
-      for (int k = n; k < slots; ++k) w.tile.grads[k] = w.tile.grads[n - 1];
+      fill_slots(w.tile.grads, w.tile.next_grads, by_src_, c_.group, p, n, grad_base(), grad_stride());
       score_tile<kBySource>(c_, w);
       add_alpha_gradient(w, n);
       for (int e = 0; e < n; ++e) {
         const A* from = stats_ + by_src_.idx[p + e] * stats_row_;
-        memcpy(w.lse + e * stride, from, sizeof(A) * stride);
-        memcpy(w.norm + e * stride, from + stride, sizeof(A) * stride);
-        memcpy(w.delta + e * stride, from + 2 * stride, sizeof(A) * stride);
-        prefetch(stats_ + by_src_.idx[min_of(p + e + kTile, last)] * stats_row_);
+        copy_heads(w.lse + e * stride, from, stride);
+        copy_heads(w.norm + e * stride, from + stride, stride);
+        copy_heads(w.delta + e * stride, from + 2 * stride, stride);
+        prefetch(stats_ + by_src_.idx[min_of(p + e + kAhead, last)] * stats_row_);
       }
       if (c_.dropout.active) c_.dropout.fill(w.keep, n, c_.plan.heads, stride, w.ids);
       for (int k = 0; k < c_.lanes.vectors(n) * W; k += W) {
@@ -407,10 +402,8 @@ class Backward {
         store(w.d + k, alpha * (d - load(w.delta + k)));
         store(w.s + k, keep);
       }
-      c_.each_segment([&](auto micro, const Segment& s) GATV2_LAMBDA_INLINE {
-        using M = decltype(micro);
-        if (c_.edges()) M::template accumulate_by_source<true>(w.tile, s, w.row, w.s, w.d, w.sum_a, w.sum_b);
-        else M::template accumulate_by_source<false>(w.tile, s, w.row, w.s, w.d, w.sum_a, w.sum_b);
+      c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
+        m->accumulate_by_source[c_.edges()](w.tile, s, w.row, w.s, w.d, w.sum_a, w.sum_b);
       });
     }
     for (int64_t k = 0; k < size; k += W) store(w.sum_a + k, fma(load(c_.att + k), load(w.sum_b + k), load(w.sum_a + k)));

@@ -46,6 +46,12 @@ GATV2_EXPORT int64_t gatv2_has_openmp() {
 #endif
 }
 
+GATV2_EXPORT void gatv2_philox(uint32_t* words, int64_t isa) { kTables[isa][kFloat32]->philox(words); }
+GATV2_EXPORT void gatv2_dropout(float* keep, const int64_t* ids, int64_t n, int64_t heads, double p, int64_t seed,
+                                int64_t isa) {
+  kTables[isa][kFloat32]->dropout(keep, ids, n, heads, p, seed);
+}
+
 // Each returns a gatv2::Status.
 GATV2_EXPORT int64_t gatv2_forward(const Arguments* args, int64_t isa) { return table(*args, isa).forward(*args); }
 GATV2_EXPORT int64_t gatv2_backward(const Arguments* args, int64_t isa) { return table(*args, isa).backward(*args); }

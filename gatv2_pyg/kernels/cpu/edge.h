@@ -17,17 +17,24 @@ GATV2_INLINE void multiply(const A* a, int64_t a_row, int64_t a_step, int rows, 
   auto block = [&](auto kr, auto kc, int k, int64_t n) GATV2_LAMBDA_INLINE {
     constexpr int R = decltype(kr)::value, N = decltype(kc)::value;
     V sum[R][N];
+    GATV2_UNROLL
     for (int i = 0; i < R; ++i)
+      GATV2_UNROLL
       for (int j = 0; j < N; ++j) sum[i][j] = V{};
     for (int64_t m = 0; m < depth; ++m) {
       V bv[N];
+      GATV2_UNROLL
       for (int j = 0; j < N; ++j) bv[j] = load(b + m * b_row + n + j * W);
+      GATV2_UNROLL
       for (int i = 0; i < R; ++i) {
         const V av = broadcast<V>(a[(k + i) * a_row + m * a_step]);
+        GATV2_UNROLL
         for (int j = 0; j < N; ++j) sum[i][j] = fma(av, bv[j], sum[i][j]);
       }
     }
+    GATV2_UNROLL
     for (int i = 0; i < R; ++i)
+      GATV2_UNROLL
       for (int j = 0; j < N; ++j) put(k + i, n + j * W, sum[i][j]);
   };
   for (int64_t n = 0; n < columns;) {

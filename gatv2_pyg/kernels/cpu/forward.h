@@ -85,8 +85,8 @@ class Forward {
         c_.dropout.fill(w.keep, n, c_.plan.heads, c_.plan.head_stride, w.ids);
         for (int k = 0; k < n * c_.plan.head_stride; k += W) store(w.s + k, load(w.s + k) * load(w.keep + k));
       }
-      c_.each_segment([&](auto micro, const Segment& s) GATV2_LAMBDA_INLINE {
-        decltype(micro)::accumulate_forward(w.tile, s, w.row, w.s, p == begin ? nullptr : w.scale, w.sum_a);
+      c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
+        m->accumulate_forward(w.tile, s, w.row, w.s, p == begin ? nullptr : w.scale, w.sum_a);
       });
     }
   }

@@ -8,6 +8,7 @@
 GATV2_BEGIN
 
 constexpr int kTile = 16;
+constexpr int kAhead = 16;  // edges between a row's prefetch and its use
 constexpr int kMaxLanes = 16;
 constexpr int kTileSlots = kTile + kMaxLanes;
 
@@ -64,22 +65,23 @@ GATV2_INLINE auto reduce(const Leaf& leaf) {
   }
 }
 template <class A, int L>
-typename Simd<A>::V reduce_stored(const typename Simd<A>::V* v) {
+GATV2_NOINLINE typename Simd<A>::V reduce_stored(const typename Simd<A>::V* v) {
   return reduce<A, L, 0, 1>([=](auto k) GATV2_LAMBDA_INLINE { return v[decltype(k)::value]; });
 }
 
-template <class A, int L, int HB>
-GATV2_INLINE void put_scores(A* to, typename Simd<A>::V v, int e, const Segment& s, int stride) {
-  if (HB == stride) {
-    if (s.continues) v += load(to + e * stride);
-    store(to + e * stride, v);
-    return;
-  }
+// Scores of `edges` edges and `heads` heads of a segment, from the lanes of v.
+template <class A>
+GATV2_NOINLINE void scatter_scores(A* row, typename Simd<A>::V v, int edges, int heads, int stride, bool add) {
   A lane[Simd<A>::W];
   store(lane, v);
-  A* row = to + e * stride + s.head;
-  for (int k = 0; k < L / HB; ++k, row += stride)
-    for (int h = 0; h < HB; ++h) row[h] = s.continues ? row[h] + lane[k * HB + h] : lane[k * HB + h];
+  const A* from = lane;
+  for (int k = 0; k < edges; ++k, row += stride)
+    for (int h = 0; h < heads; ++h, ++from) row[h] = add ? row[h] + *from : *from;
+}
+template <class A, int L, int HB>
+GATV2_INLINE void put_scores(A* to, typename Simd<A>::V v, int e, const Segment& s, int stride) {
+  if (HB == stride && !s.continues) store(to + e * stride, v);
+  else scatter_scores(to + e * stride + s.head, v, L / HB, HB, stride, s.continues);
 }
 
 template <class T, int HB, int CV, bool Ragged>
@@ -97,9 +99,9 @@ struct Micro {
     return Ragged && v == N - 1 ? load(p + v * W, tail) : load(p + v * W);
   }
 
-  static GATV2_INLINE void prefetch_segment(const T* p) {
-    constexpr int lines = (N * W * (int)sizeof(T) + 63) / 64;
-    for (int k = 0; k < lines; ++k) prefetch((const char*)p + 64 * k);
+  // The cache line that vector v begins, if it begins one.
+  static GATV2_INLINE void prefetch_vector(const T* p, int v) {
+    if (v * W * sizeof(T) % 64 == 0) prefetch(p + v * W);
   }
 
   // The row's own vectors, in registers where they fit.
@@ -107,6 +109,7 @@ struct Micro {
     V own[N], att[N], grad[N], slope;
     Lanes tail;
     GATV2_INLINE Own(const Segment& seg, const RowData<A>& r) : slope(broadcast<V>(r.slope)), tail(seg.tail) {
+      GATV2_UNROLL
       for (int v = 0; v < N; ++v) {
         own[v] = load(r.own + seg.padded + v * W);
         att[v] = load(r.att + seg.padded + v * W);
@@ -115,21 +118,27 @@ struct Micro {
     }
   };
 
-  // (2) and (4) of one edge and head h of the segment, lanes not yet added up.
+  // An edge's rows, and those of the edge to prefetch.
+  struct Edges { const T *x, *g, *next_x, *next_g; };
+
+  // (2) and (4) of one edge and head h of the segment, lanes not yet added up. The prefetches are spread
+  // over the work, for the processor tracks few misses at a time.
   template <Direction D, bool Edge>
-  static GATV2_INLINE Scores<V> terms(const Own<D>& o, const T* x, const T* g, const A* projected, int h) {
+  static GATV2_INLINE Scores<V> terms(const Own<D>& o, const Edges& t, const A* projected, int h) {
     Scores<V> sum{};
-#pragma GCC unroll 8
+    GATV2_UNROLL
     for (int c = 0; c < CV; ++c) {
       const int v = h * CV + c;
-      const V xv = get(x, v, o.tail);
+      prefetch_vector(t.next_x, v);
+      if constexpr (D == kBySource) prefetch_vector(t.next_g, v);
+      const V xv = get(t.x, v, o.tail);
       V z = xv + o.own[v];
       if constexpr (Edge) z += load(projected + v * W);
       const V y = leaky(z, o.slope);
       sum.s = c ? fma(y, o.att[v], sum.s) : y * o.att[v];
       if constexpr (D == kByDestination) sum.d = c ? fma(xv, o.grad[v], sum.d) : xv * o.grad[v];
       if constexpr (D == kBySource) {
-        const V gv = get(g, v, o.tail);
+        const V gv = get(t.g, v, o.tail);
         sum.d = c ? fma(gv, o.own[v], sum.d) : gv * o.own[v];
       }
     }
@@ -142,19 +151,16 @@ struct Micro {
     const Own<D> o(seg, r);
     const A* const projected = Edge ? t.projected + seg.padded : nullptr;
     auto edge_terms = [&](int e, int h) GATV2_LAMBDA_INLINE {
-      return terms<D, Edge>(o, t.rows[e] + seg.offset, D == kBySource ? t.grads[e] + seg.offset : nullptr,
-                            Edge ? projected + (int64_t)e * r.padded_row : nullptr, h);
-    };
-    auto prefetch_edge = [&](int e) GATV2_LAMBDA_INLINE {
-      prefetch_segment(t.next_rows[e] + seg.offset);
-      if constexpr (D == kBySource) prefetch_segment(t.next_grads[e] + seg.offset);
+      const bool g = D == kBySource;
+      const Edges edges = {t.rows[e] + seg.offset, g ? t.grads[e] + seg.offset : nullptr, t.next_rows[e] + seg.offset,
+                           g ? t.next_grads[e] + seg.offset : nullptr};
+      return terms<D, Edge>(o, edges, Edge ? projected + (int64_t)e * r.padded_row : nullptr, h);
     };
     // Up to L sums over channels at once, of L / HB edges.
     auto group = [&](auto count, int e0) GATV2_LAMBDA_INLINE {
       constexpr int L = decltype(count)::value;
       V rs, rd;
       if constexpr (HB >= 4 && !Edge) {
-        for (int e = 0; e < L / HB; ++e) prefetch_edge(e0 + e);
         if constexpr (D == kForward) {
           rs = reduce<A, L, 0, 1>([&](auto k) GATV2_LAMBDA_INLINE {
             return edge_terms(e0 + decltype(k)::value / HB, decltype(k)::value % HB).s;
@@ -170,8 +176,7 @@ struct Micro {
         V ps[L], pd[L];
 #pragma GCC unroll 1
         for (int e = 0; e < L / HB; ++e) {
-          prefetch_edge(e0 + e);
-#pragma GCC unroll 8
+          GATV2_UNROLL
           for (int h = 0; h < HB; ++h) {
             const Scores<V> sum = edge_terms(e0 + e, h);
             ps[e * HB + h] = sum.s;
@@ -197,13 +202,16 @@ struct Micro {
                                  const A* scale, A* acc) {
     const Lanes tail(seg.tail);
     V sum[N];
+    GATV2_UNROLL
     for (int v = 0; v < N; ++v)
       sum[v] = scale ? load(acc + seg.padded + v * W) * scale[seg.head + v / CV] : V{};
     const A* pe = p + seg.head;
     for (int e = 0; e < t.n; ++e, pe += r.head_stride) {
       const T* x = t.rows[e] + seg.offset;
+      GATV2_UNROLL
       for (int v = 0; v < N; ++v) sum[v] = fma(broadcast<V>(pe[v / CV]), get(x, v, tail), sum[v]);
     }
+    GATV2_UNROLL
     for (int v = 0; v < N; ++v) store(acc + seg.padded + v * W, sum[v]);
   }
 
@@ -214,6 +222,7 @@ struct Micro {
     const Lanes tail(seg.tail);
     const V slope = broadcast<V>(r.slope);
     V own[N], a[N], b[N];
+    GATV2_UNROLL
     for (int v = 0; v < N; ++v) {
       own[v] = load(r.own + seg.padded + v * W);
       a[v] = load(acc_slope + seg.padded + v * W);
@@ -222,6 +231,7 @@ struct Micro {
     const A* de = ds + seg.head;
     for (int e = 0; e < t.n; ++e, de += r.head_stride) {
       const T* x = t.rows[e] + seg.offset;
+      GATV2_UNROLL
       for (int v = 0; v < N; ++v) {
         V z = get(x, v, tail) + own[v];
         if constexpr (Edge) z += load(t.projected + (int64_t)e * r.padded_row + seg.padded + v * W);
@@ -230,6 +240,7 @@ struct Micro {
         b[v] = fma(w, z, b[v]);
       }
     }
+    GATV2_UNROLL
     for (int v = 0; v < N; ++v) {
       store(acc_slope + seg.padded + v * W, a[v]);
       store(acc_att + seg.padded + v * W, b[v]);
@@ -243,6 +254,7 @@ struct Micro {
     const Lanes tail(seg.tail);
     const V slope = broadcast<V>(r.slope);
     V own[N], a[N], b[N];
+    GATV2_UNROLL
     for (int v = 0; v < N; ++v) {
       own[v] = load(r.own + seg.padded + v * W);
       a[v] = load(acc_grad + seg.padded + v * W);
@@ -253,6 +265,7 @@ struct Micro {
     for (int e = 0; e < t.n; ++e, ke += r.head_stride, de += r.head_stride) {
       const T* x = t.rows[e] + seg.offset;
       const T* g = t.grads[e] + seg.offset;
+      GATV2_UNROLL
       for (int v = 0; v < N; ++v) {
         V z = get(x, v, tail) + own[v];
         if constexpr (Edge) z += load(t.projected + (int64_t)e * r.padded_row + seg.padded + v * W);
@@ -260,6 +273,7 @@ struct Micro {
         b[v] = fma(broadcast<V>(de[v / CV]), leaky_slope(z, slope), b[v]);
       }
     }
+    GATV2_UNROLL
     for (int v = 0; v < N; ++v) {
       store(acc_grad + seg.padded + v * W, a[v]);
       store(acc_slope + seg.padded + v * W, b[v]);
@@ -267,27 +281,54 @@ struct Micro {
   }
 };
 
-// Calls f(Micro<...>) for the segment's shape.
-template <class T, class F>
-GATV2_INLINE void with_micro(const Segment& s, const F& f) {
+// A segment's micro-kernels; [1] are those with edge features.
+template <class T>
+struct MicroTable {
+  using A = Acc<T>;
+  void (*score[3][2])(const Tile<T>&, const Segment&, const RowData<A>&, A* s, A* d);
+  void (*accumulate_forward)(const Tile<T>&, const Segment&, const RowData<A>&, const A* p, const A* scale, A* acc);
+  void (*accumulate_by_destination[2])(const Tile<T>&, const Segment&, const RowData<A>&, const A* ds, A* acc_slope,
+                                       A* acc_att);
+  void (*accumulate_by_source[2])(const Tile<T>&, const Segment&, const RowData<A>&, const A* ka, const A* ds,
+                                  A* acc_grad, A* acc_slope);
+};
+
+template <class T, int HB, int CV, bool Ragged>
+const MicroTable<T>* micro_table() {
+  using M = Micro<T, HB, CV, Ragged>;
+  static constexpr MicroTable<T> table = {
+      {{M::template score<kForward, false>, M::template score<kForward, true>},
+       {M::template score<kByDestination, false>, M::template score<kByDestination, true>},
+       {M::template score<kBySource, false>, M::template score<kBySource, true>}},
+      M::accumulate_forward,
+      {M::template accumulate_by_destination<false>, M::template accumulate_by_destination<true>},
+      {M::template accumulate_by_source<false>, M::template accumulate_by_source<true>}};
+  return &table;
+}
+
+// The most heads a segment may have. Several at once pay where a reduction takes many vectors; the
+// rest is kept small to build.
+template <class T> constexpr int kMostHeads = Simd<Acc<T>>::W >= (sizeof(T) == 4 ? 8 : 16) ? 8 : 1;
+
+template <class T>
+const MicroTable<T>* find_micro(const Segment& s) {
   constexpr int W = Simd<Acc<T>>::W;
-  const int key = s.heads * 16 + s.vectors;
-  if (s.tail != W) {
-    if (s.vectors == 1) f(Micro<T, 1, 1, true>());
-    else f(Micro<T, 1, 2, true>());
-    return;
+  if (s.tail != W) return s.vectors == 1 ? micro_table<T, 1, 1, true>() : micro_table<T, 1, 2, true>();
+  if constexpr (kMostHeads<T> == 8) {
+    switch (s.heads * 16 + s.vectors) {
+      case 32 + 1: return micro_table<T, 2, 1, false>();
+      case 32 + 2: return micro_table<T, 2, 2, false>();
+      case 32 + 4: return micro_table<T, 2, 4, false>();
+      case 64 + 1: return micro_table<T, 4, 1, false>();
+      case 64 + 2: return micro_table<T, 4, 2, false>();
+      case 128 + 1: return micro_table<T, 8, 1, false>();
+    }
   }
-  switch (key) {
-    case 16 + 1: return f(Micro<T, 1, 1, false>());
-    case 16 + 2: return f(Micro<T, 1, 2, false>());
-    case 16 + 4: return f(Micro<T, 1, 4, false>());
-    case 16 + 8: return f(Micro<T, 1, 8, false>());
-    case 32 + 1: if constexpr (W >= 2) f(Micro<T, 2, 1, false>()); return;
-    case 32 + 2: if constexpr (W >= 2) f(Micro<T, 2, 2, false>()); return;
-    case 32 + 4: if constexpr (W >= 2) f(Micro<T, 2, 4, false>()); return;
-    case 64 + 1: if constexpr (W >= 4) f(Micro<T, 4, 1, false>()); return;
-    case 64 + 2: if constexpr (W >= 4) f(Micro<T, 4, 2, false>()); return;
-    case 128 + 1: if constexpr (W >= 8) f(Micro<T, 8, 1, false>()); return;
+  switch (s.vectors) {
+    case 1: return micro_table<T, 1, 1, false>();
+    case 2: return micro_table<T, 1, 2, false>();
+    case 4: return micro_table<T, 1, 4, false>();
+    default: return micro_table<T, 1, 8, false>();
   }
 }
 

@@ -20,18 +20,24 @@ struct Context {
   int64_t threads;
   Buffer fixed;  // att, then the edge weight
   A* att;
+  Buffer tables;
+  const MicroTable<T>** micro;  // of each segment
 
   explicit Context(const Arguments& a)
-      : args(a), plan((int)a.heads, (int)a.channels), lanes(plan.head_stride), dropout(a.dropout, a.seed),
+      : args(a), plan((int)a.heads, (int)a.channels, kMostHeads<T>), lanes(plan.head_stride), dropout(a.dropout, a.seed),
         slope((A)a.negative_slope), group(1), threads(a.threads),
         fixed(sizeof(A) * (plan.padded_row + 64 + (a.edge_dim ? EdgeWeight<T>::elements(plan, a.edge_dim) : 0))),
-        att(fixed.get<A>()) {
+        att(fixed.get<A>()), tables(sizeof(micro) * (plan.num_segments + 1)),
+        micro(tables.get<const MicroTable<T>*>()) {
     if (!ok()) return;
     plan.pad(att, static_cast<const A*>(a.att));
     if (a.edge_dim) weight.fill(plan, a, att + (plan.padded_row + 63) / 64 * 64);
-    for (int k = 0; k < plan.num_segments; ++k) group = max_of(group, plan.W / plan.segments()[k].heads);
+    for (int k = 0; k < plan.num_segments; ++k) {
+      group = max_of(group, plan.W / plan.segments()[k].heads);
+      micro[k] = find_micro<T>(plan.segments()[k]);
+    }
   }
-  bool ok() const { return plan.ok() && fixed; }
+  bool ok() const { return plan.ok() && fixed && tables; }
   bool edges() const { return args.edge_dim > 0; }
   // Threads worth waking for so many edges.
   int64_t threads_for(int64_t edges) const { return edges * plan.row < 32768 ? 1 : threads; }
@@ -54,10 +60,10 @@ struct Context {
         if (plan.packed_is_padded()) store(to, x); else store(to, x, plan.lanes(v));
       }
   }
+  // Calls f(micro-kernels, segment) for all segments of a row.
   template <class F> GATV2_INLINE void each_segment(const F& f) const {
     const Segment* s = plan.segments();
-    for (int k = 0; k < plan.num_segments; ++k)
-      with_micro<T>(s[k], [&](auto micro) GATV2_LAMBDA_INLINE { f(micro, s[k]); });
+    for (int k = 0; k < plan.num_segments; ++k) f(micro[k], s[k]);
   }
 };
 
@@ -145,19 +151,18 @@ class Workers {
 
 // The tile of edges [begin, begin + n) of a row whose other ends are rows of `base`.
 template <class T>
-GATV2_INLINE void read_tile(const Context<T>& c, Worker<T>& w, const Rows& rows, int64_t begin, int n, const T* base,
-                            bool need_ids) {
-  fill_tile(w.tile, rows, c.group, begin, n, base, c.plan.row);
+GATV2_INLINE void read_tile(const Context<T>& c, Worker<T>& w, const Rows& rows, int64_t begin, int n,
+                            const T* base, bool need_ids) {
+  w.tile.n = n;
+  fill_slots(w.tile.rows, w.tile.next_rows, rows, c.group, begin, n, base, c.plan.row);
   if (need_ids) for (int k = 0; k < n; ++k) w.ids[k] = rows.id(begin + k);
   if (c.edges()) w.tile.projected = w.window.at(rows, begin, n);
 }
 
 template <Direction D, class T>
 GATV2_INLINE void score_tile(const Context<T>& c, Worker<T>& w) {
-  c.each_segment([&](auto micro, const Segment& s) GATV2_LAMBDA_INLINE {
-    using M = decltype(micro);
-    if (c.edges()) M::template score<D, true>(w.tile, s, w.row, w.s, w.d);
-    else M::template score<D, false>(w.tile, s, w.row, w.s, w.d);
+  c.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
+    m->score[D][c.edges()](w.tile, s, w.row, w.s, w.d);
   });
 }
 

@@ -12,7 +12,7 @@ typedef uint64_t Words __attribute__((vector_size(kVectorBytes)));
 // low half of a * m, all 64 bits of it
 GATV2_INLINE Words multiply_low_halves(Words a, uint32_t m) {
 #if defined(__AVX512F__)
-  return (Words)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(m));
+  return (Words)_mm512_maskz_mul_epu32(0xFF, (__m512i)a, _mm512_set1_epi64(m));
 #elif defined(__AVX2__)
   return (Words)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(m));
 #elif defined(__SSE2__)
@@ -51,31 +51,50 @@ struct Dropout {
     scale = p >= 1 ? (A)0 : (A)(1 / (1 - p));
   }
 
-  // keep[e * stride + h] for edges e < n, heads h < heads.
+  // keep[e * stride + h] for edges e < n, heads h < heads. Reads ids up to a multiple of kPhiloxLanes.
   void fill(A* keep, int n, int heads, int stride, const int64_t* ids) const {
-    const int blocks = (heads + 3) / 4;
-    const int counters = n * blocks;
-    int e = 0, b = 0;
-    for (int k = 0; k < counters; k += kPhiloxLanes) {
-      Words c[4] = {};
-      int edge[kPhiloxLanes], block[kPhiloxLanes];
-      const int lanes = min_of(kPhiloxLanes, counters - k);
-      for (int lane = 0; lane < lanes; ++lane) {
-        edge[lane] = e;
-        block[lane] = b;
-        c[0][lane] = (uint32_t)ids[e];
-        c[1][lane] = (uint64_t)ids[e] >> 32;
-        c[2][lane] = (uint64_t)b;
-        if (++b == blocks) { b = 0; ++e; }
-      }
-      philox(c, key);
-      for (int lane = 0; lane < lanes; ++lane) {
-        A* row = keep + (int64_t)edge[lane] * stride + 4 * block[lane];
-        const int words = min_of(4, heads - 4 * block[lane]);
-        for (int w = 0; w < words; ++w) row[w] = (uint32_t)c[w][lane] >= threshold ? scale : (A)0;
+    for (int e0 = 0; e0 < n; e0 += kPhiloxLanes) {
+      Words id;
+      memcpy(&id, ids + e0, sizeof id);
+      const int edges = min_of(kPhiloxLanes, n - e0);
+      for (int h = 0; h < heads; h += 4) {
+        Words c[4] = {id, id >> 32, Words{} + (uint64_t)(h / 4), Words{}};
+        philox(c, key);
+        put(keep + (int64_t)e0 * stride + h, stride, edges, min_of(4, heads - h), c);
       }
     }
   }
+
+ private:
+  // Words 0 and 1 of an edge lie side by side in pairs[0], words 2 and 3 in pairs[1].
+  GATV2_INLINE void put(A* row, int stride, int edges, int words, const Words c[4]) const {
+    typedef uint32_t Halves __attribute__((vector_size(kVectorBytes)));
+    alignas(kVectorBytes) A pairs[2][2 * kPhiloxLanes];
+    for (int k = 0; k < 2; ++k) {
+      const Halves bits = (Halves)((c[2 * k] & 0xFFFFFFFFu) | (c[2 * k + 1] << 32));
+      if constexpr (sizeof(A) == 4) {
+        store(pairs[k], bits >= threshold ? broadcast<VF>(scale) : VF{});
+      } else {
+        for (int i = 0; i < 2 * kPhiloxLanes; ++i) pairs[k][i] = bits[i] >= threshold ? scale : (A)0;
+      }
+    }
+    if (words == 4) {
+      for (int e = 0; e < edges; ++e, row += stride) {
+        memcpy(row, pairs[0] + 2 * e, 2 * sizeof(A));
+        memcpy(row + 2, pairs[1] + 2 * e, 2 * sizeof(A));
+      }
+    } else {
+      for (int e = 0; e < edges; ++e, row += stride)
+        for (int w = 0; w < words; ++w) row[w] = pairs[w / 2][2 * e + w % 2];
+    }
+  }
 };
+
+GATV2_INLINE void philox_words(uint32_t* words) {
+  Words c[4];
+  for (int i = 0; i < 4; ++i) c[i] = Words{} + (uint64_t)words[i];
+  philox(c, words[4] | (uint64_t)words[5] << 32);
+  for (int i = 0; i < 4; ++i) words[i] = (uint32_t)c[i][kPhiloxLanes - 1];
+}
 
 GATV2_END

@@ -31,13 +31,14 @@ class Plan {
   int num_segments = 0;
   int64_t row;  // elements of a packed row
 
-  Plan(int h, int c)
+  // most_heads: at most so many heads to a segment.
+  Plan(int h, int c, int most_heads)
       : heads(h), channels(c), head_vectors((c + W - 1) / W), padded_channels(head_vectors * W),
         padded_row(h * padded_channels), head_stride(1), row((int64_t)h * c),
         storage_((size_t)h * (head_vectors / 8 + 4) * sizeof(Segment)) {
     while (head_stride < h && head_stride < W) head_stride *= 2;
     if (h > W) head_stride = (h + W - 1) / W * W;
-    if (storage_) build();
+    if (storage_) build(most_heads);
   }
   bool ok() const { return (bool)storage_; }
   const Segment* segments() const { return storage_.template get<Segment>(); }
@@ -56,10 +57,10 @@ class Plan {
     storage_.template get<Segment>()[num_segments++] = {
         head, n, vectors, head * channels + vector * W, head * padded_channels + vector * W, tail, vector > 0};
   }
-  void build() {
+  void build(int most_heads) {
     const bool full = channels % W == 0;
     if (full && (head_vectors == 1 || head_vectors == 2 || head_vectors == 4 || head_vectors == 8)) {
-      int most = min_of(W, 8 / head_vectors);
+      int most = min_of(most_heads, min_of(W, 8 / head_vectors));
       for (int h = 0; h < heads;) {
         while (most > heads - h) most /= 2;
         add(h, most, 0, head_vectors, W);

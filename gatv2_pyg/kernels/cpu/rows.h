@@ -109,16 +109,16 @@ void for_each_part(const Rows& rows, const Items& items, int64_t item, const Sho
   }
 }
 
-// Fills a tile with edges [begin, begin + n) and the rows to prefetch for the tile after it.
+// Edges [begin, begin + n) of a row: where their other ends lie in `base`, and the rows to
+// prefetch. The slots a micro-kernel may read past n repeat the last edge.
 template <class T>
-GATV2_INLINE void fill_tile(Tile<T>& t, const Rows& rows, int group, int64_t begin, int n, const T* base,
-                            int64_t stride) {
+GATV2_INLINE void fill_slots(const T** out, const T** next, const Rows& rows, int group, int64_t begin, int n,
+                             const T* base, int64_t stride) {
   const int slots = (n + group - 1) / group * group;
   const int64_t last = rows.num_edges - 1;
-  t.n = n;
-  rows.idx.rows(t.rows, begin, n, last, base, stride);
-  rows.idx.rows(t.next_rows, begin + kTile, slots, last, base, stride);
-  for (int k = n; k < slots; ++k) t.rows[k] = t.rows[n - 1];
+  rows.idx.rows(out, begin, n, last, base, stride);
+  rows.idx.rows(next, begin + kAhead, slots, last, base, stride);
+  for (int k = n; k < slots; ++k) out[k] = out[n - 1];
 }
 
 GATV2_END

@@ -23,6 +23,9 @@
 #define GATV2_BEGIN namespace gatv2 { namespace GATV2_ISA {
 #define GATV2_END } }
 #define GATV2_INLINE inline __attribute__((always_inline))
+// Loops over the vectors of a segment must be unrolled for those to be registers.
+#define GATV2_UNROLL _Pragma("GCC unroll 16")
+#define GATV2_NOINLINE __attribute__((noinline))
 #define GATV2_LAMBDA_INLINE __attribute__((always_inline))
 
 GATV2_BEGIN
@@ -268,17 +271,19 @@ GATV2_INLINE void store(float* p, VF v) { memcpy(p, &v, sizeof v); }
 GATV2_INLINE void store(double* p, VD v) { memcpy(p, &v, sizeof v); }
 
 #if defined(__AVX512F__)
-GATV2_INLINE VF widen(__m256i h, bfloat16*) { return (VF)_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16); }
-GATV2_INLINE VF widen(__m256i h, float16*) { return (VF)_mm512_cvtph_ps(h); }
+GATV2_INLINE VF widen(__m256i h, bfloat16*) { return (VF)_mm512_maskz_slli_epi32(0xFFFF, _mm512_maskz_cvtepu16_epi32(0xFFFF, h), 16); }
+GATV2_INLINE VF widen(__m256i h, float16*) { return (VF)_mm512_maskz_cvtph_ps(0xFFFF, h); }
 template <class H> GATV2_INLINE VF load_half(const H* p) { return widen(_mm256_loadu_si256((const __m256i*)p), (H*)0); }
 GATV2_INLINE __m256i narrow(VF v, bfloat16*) {
-  const __m512i u = (__m512i)v;
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  const __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
-  const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
-  return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(_mm512_srli_epi32(r, 16), nan, _mm512_set1_epi32(0x7FC0)));
+  typedef uint32_t U __attribute__((vector_size(64)));
+  const U u = (U)v;
+  const U rounded = (u + 0x7FFF + ((u >> 16) & 1)) >> 16;
+  return _mm512_maskz_cvtepi32_epi16(0xFFFF, (__m512i)(v == v ? rounded : U{} + 0x7FC0));
 }
-GATV2_INLINE __m256i narrow(VF v, float16*) { return _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+// The zero-masked forms are the plain ones; their headers draw no warning.
+GATV2_INLINE __m256i narrow(VF v, float16*) {
+  return _mm512_maskz_cvtps_ph(0xFFFF, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 template <class H> GATV2_INLINE void store_half(H* p, VF v) { _mm256_storeu_si256((__m256i*)p, narrow(v, (H*)0)); }
 
 GATV2_INLINE VF load(const float* p, Lanes n) { return (VF)_mm512_maskz_loadu_ps(n.mask, p); }
@@ -300,7 +305,7 @@ GATV2_INLINE void store_half(float16* p, VF v) {
 GATV2_INLINE void store_half(bfloat16* p, VF v) { for (int i = 0; i < Simd<float>::W; ++i) from_float(v[i], p[i]); }
 #else
 template <class H> GATV2_INLINE VF load_half(const H* p) {
-  VF v;
+  VF v{};
   for (int i = 0; i < Simd<float>::W; ++i) v[i] = to_float(p[i]);
   return v;
 }
@@ -331,6 +336,8 @@ template <class T> GATV2_INLINE void store(T* p, VecOf<T> v, Lanes n) {
 }
 #endif
 
-GATV2_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+// Into the second level: a miss of the first holds one of its few buffers, and the rows of a tile and of
+// the next do not all fit there.
+GATV2_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 GATV2_END

@@ -8,6 +8,9 @@ namespace gatv2 {
 struct PassTable {
   int64_t (*forward)(const Arguments&);
   int64_t (*backward)(const Arguments&);
+  // For tests. words: counter and key in, the result in the first four; keep: [n, heads] in float.
+  void (*philox)(uint32_t* words);
+  void (*dropout)(float* keep, const int64_t* ids, int64_t n, int64_t heads, double p, int64_t seed);
 };
 
 #define GATV2_DECLARE(isa)                    \
