@@ -90,8 +90,7 @@ class Bench:
     @quiet_compiler()
     def check(self, problem: Problem, contestants: list[Contestant]) -> dict[str, Any]:
         """Layers that pass, errors of all, and why the others are left out."""
-        truth_layer = make_layer(PYG_GATV2, problem).double()
-        truth = correctness.evaluate(truth_layer, problem, torch.float64)
+        truth = correctness.truth(problem)
         if self.device != "cpu":
             torch.cuda.empty_cache()
         errors: dict[str, dict[str, float]] = {}

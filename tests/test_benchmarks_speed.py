@@ -120,13 +120,41 @@ def test_a_fresh_runner_passes_a_new_tensor_every_call():
 def test_all_gatv2_layers_compute_the_same_function(key, edge_dim):
     case = Case("case", "molecules", nodes=60, edge_dim=edge_dim, heads=3, channels=5)
     problem = build(case)
-    truth_layer = make_layer(PYG_GATV2, problem).double()
-    truth = correctness.evaluate(truth_layer, problem, torch.float64)
+    truth = correctness.truth(problem)
     found = correctness.errors(
         correctness.evaluate(module_of(PEERS[key], problem), problem, torch.float32), truth
     )
     assert ("grad edge_attr" in found) == (edge_dim is not None)
     assert max(found.values()) < 1e-5
+
+
+def test_the_truth_is_the_layer_in_float64():
+    problem = build(SMALL)
+    exact = correctness.evaluate(make_layer(PYG_GATV2, problem).double(), problem, torch.float64)
+    for name, value in correctness.truth(problem).items():
+        torch.testing.assert_close(value, exact[name], rtol=1e-5, atol=1e-4)
+        assert value.dtype == torch.float64
+
+
+def test_the_truth_has_the_kinks_of_float32(monkeypatch):
+    def opposed(contestant, problem):
+        layer = make_layer(contestant, problem)
+        layer.lin_r.weight.data = -layer.lin_l.weight.data
+        layer.lin_r.bias.data = -layer.lin_l.bias.data
+        return layer
+
+    monkeypatch.setattr(correctness, "make_layer", opposed)
+    problem = build(SMALL)
+    # From these nodes to their near copies the input of LeakyReLU is rounding alone.
+    rng = torch.Generator().manual_seed(0)
+    noise = 1e-7 * torch.randn(20, problem.x.size(1), generator=rng)
+    problem.x[20:] = problem.x[:20] * (1 + noise)
+    node = torch.arange(20)
+    problem.edge_index = torch.cat([problem.edge_index, torch.stack([node, node + 20])], dim=1)
+    got = correctness.evaluate(opposed(PYG_GATV2, problem), problem, torch.float32)
+    exact = correctness.evaluate(opposed(PYG_GATV2, problem).double(), problem, torch.float64)
+    assert correctness.errors(got, exact)["grad x"] > 1e-3
+    assert max(correctness.errors(got, correctness.truth(problem)).values()) < 5e-6
 
 
 def test_failure_names_the_tensor_that_errs_more_than_the_yardstick():
