@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=options.real(0.01),
         metavar="SECONDS",
         help="time for each group of contestants, beyond its smallest number of rounds "
-        "(default: 10, quick 4)",
+        "(default: 8, quick 4)",
     )
     parser.add_argument(
         "--scale",
@@ -120,6 +120,8 @@ class Bench:
     @quiet_compiler()
     def case(self, problem: Problem, contestants: list[Contestant]) -> dict[str, Any]:
         """Whole layers, forward and step, then the kernels alone."""
+        required = problem.case.key in COMPILED_CASES[self.device.split(":")[0]]
+        rounds = self.min_rounds if required else 2
         checked = self.check(problem, contestants)
         runners: dict[str, Runner] = {}
         for contestant in contestants:
@@ -143,7 +145,7 @@ class Bench:
         }
         for what in ("forward", "step"):
             calls = {key: getattr(runner, what) for key, runner in runners.items()}
-            value[what] = self.race(calls, compiled=(COMPILED.key,))
+            value[what] = self.race(calls, compiled=(COMPILED.key,), min_rounds=rounds)
         del runners, checked
         if OURS.key not in failures:
             value["kernels"] = self.kernels(problem)
@@ -271,7 +273,7 @@ def run(session: Session, args: argparse.Namespace) -> results.Result:
     if any(case.graph == "molecules" and case.nodes < 23 for case in cases.values()):
         raise UsageError(f"--scale {args.scale:g}: too small for the case molecules")
     settings = {
-        "budget": session.choose(args.budget, full=10.0, quick=4.0),
+        "budget": session.choose(args.budget, full=8.0, quick=4.0),
         "backend": resolve_backend(args.backend, session.device),
         "scale": args.scale,
         "compile": not (args.no_compile or session.quick),
