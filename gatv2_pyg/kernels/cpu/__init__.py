@@ -19,14 +19,24 @@ __all__ = ["backward", "forward", "group_by_dst", "transpose", "unavailable"]
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _COMMON = struct.Struct("9q 5q 2d q")
-_FORWARD = struct.Struct("3q 7q 7q 7q")
-_BACKWARD = struct.Struct("3q 7q 7q 7q")
+_REST = struct.Struct("3q 7q 7q 7q")
 _NO_EDGES = (0,) * 7
 
 
-def _common(x_src, x_dst, att, edge_attr, edge_weight, num_ids, wide, slope, dropout, seed):
+def _common(
+    x_src: Tensor,
+    x_dst: Tensor,
+    att: Tensor,
+    edge_attr: Tensor | None,
+    edge_weight: Tensor | None,
+    num_ids: int,
+    wide: bool,
+    slope: float,
+    dropout: float,
+    seed: Tensor | int,
+) -> bytes:
     num_src, heads, channels = x_src.shape
-    edges = edge_attr is not None and edge_attr.size(1) > 0
+    edge_dim = 0 if edge_attr is None else edge_attr.size(1)
     return _COMMON.pack(
         _DTYPES[x_src.dtype],
         wide,
@@ -35,13 +45,13 @@ def _common(x_src, x_dst, att, edge_attr, edge_weight, num_ids, wide, slope, dro
         x_dst.size(0),
         heads,
         channels,
-        edge_attr.size(1) if edges else 0,
+        edge_dim,
         num_ids,
         x_src.data_ptr(),
         x_dst.data_ptr(),
         att.data_ptr(),
-        edge_attr.data_ptr() if edges else 0,
-        edge_weight.data_ptr() if edges else 0,
+        _pointer(edge_attr),
+        _pointer(edge_weight),
         slope,
         dropout,
         int(seed),
@@ -91,7 +101,7 @@ def forward(
     wide = by_dst[0].dtype == torch.int64
     args = _common(
         x_src, x_dst, att, edge_attr, edge_weight, num_ids, wide, negative_slope, dropout, seed
-    ) + _FORWARD.pack(
+    ) + _REST.pack(
         out.data_ptr(), lse.data_ptr(), _pointer(alpha), *_rows(by_dst), *_NO_EDGES, *_NO_EDGES
     )
     check_status(lib.handle.gatv2_forward(args, lib.isa_number))
@@ -122,13 +132,14 @@ def backward(
     d_x_src = torch.empty_like(x_src) if needs[0] else None
     d_x_dst = torch.empty_like(x_dst) if needs[1] else None
     d_att = torch.empty_like(att) if needs[2] else None
-    edges = edge_attr is not None
-    d_edge_attr = torch.empty_like(edge_attr) if needs[3] and edges else None
-    d_edge_weight = torch.empty_like(edge_weight) if needs[4] and edges else None
+    d_edge_attr = d_edge_weight = None
+    if edge_attr is not None and edge_weight is not None:
+        d_edge_attr = torch.empty_like(edge_attr) if needs[3] else None
+        d_edge_weight = torch.empty_like(edge_weight) if needs[4] else None
     wide = by_dst[0].dtype == torch.int64
     args = _common(
         x_src, x_dst, att, edge_attr, edge_weight, num_ids, wide, negative_slope, dropout, seed
-    ) + _BACKWARD.pack(
+    ) + _REST.pack(
         out.data_ptr(),
         lse.data_ptr(),
         _pointer(alpha),
@@ -146,9 +157,7 @@ def backward(
     return d_x_src, d_x_dst, d_att, d_edge_attr, d_edge_weight
 
 
-def _num_ids(
-    edge_attr: Tensor | None, grad_alpha: Tensor | None, by_dst: Sequence[Tensor]
-) -> int:
+def _num_ids(edge_attr: Tensor | None, grad_alpha: Tensor | None, by_dst: Sequence[Tensor]) -> int:
     for value in (edge_attr, grad_alpha):
         if value is not None:
             return value.size(0)

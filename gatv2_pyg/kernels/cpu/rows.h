@@ -38,7 +38,11 @@ struct Rows {
 
   Rows(const GroupedEdges& g, bool wide, int64_t n)
       : ptr(g.ptr, wide), idx(g.idx, wide), eid(g.eid, wide), pieces(g.pieces, wide), cuts(g.cuts, wide),
-        num_rows(n), num_pieces(g.num_pieces), num_cuts(g.num_cuts), num_edges(n ? ptr[n] : 0) {}
+        num_rows(n), num_pieces(0), num_cuts(g.num_cuts), num_edges(n ? ptr[n] : 0) {
+    // Tables whose size may not depend on data end in entries of row -1.
+    while (num_cuts > 0 && cuts[3 * num_cuts - 3] < 0) --num_cuts;
+    if (num_cuts > 0) num_pieces = cuts[3 * num_cuts - 1];
+  }
 
   int64_t id(int64_t position) const { return eid ? eid[position] : position; }
   // First long row at or after `row`, as an index into cuts.
