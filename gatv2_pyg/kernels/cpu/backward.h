@@ -42,8 +42,8 @@ class Backward {
 
   // ---- by destination
 
-  // A piece: sum of exp(s - lse) [spread], its part of D [spread], the two padded sums.
-  size_t partial_size() const { return 2 * c_.lanes.spread_size() + 2 * c_.plan.padded_row; }
+  // A piece: sum of exp(s - lse) [spread], its part of D [spread], the two padded sums, sum of ds [spread].
+  size_t partial_size() const { return 3 * c_.lanes.spread_size() + 2 * c_.plan.padded_row; }
   int64_t weight_size() const { return d_edge_weight_ ? c_.args.edge_dim * c_.plan.padded_row : 0; }
 
   int64_t by_destination() {
@@ -79,6 +79,7 @@ class Backward {
             if (!norm) memcpy(p, w.denominator, sizeof(A) * n);
             memcpy(p + 2 * n, w.sum_a, sizeof(A) * row_size);
             memcpy(p + 2 * n + row_size, w.sum_b, sizeof(A) * row_size);
+            memcpy(p + 2 * n + 2 * row_size, w.residual, sizeof(A) * n);
           });
       if (edge_gradients()) w.staged.flush();
     });
@@ -183,10 +184,12 @@ class Backward {
   }
 
   // (4)-(7) over some edges: sum_a = sum ds LeakyReLU'(z), sum_b = sum ds LeakyReLU(z), without att and
-  // (if norm is null) without the norm, whose inverse is left in w.denominator lane by lane.
+  // (if norm is null) without the norm, whose inverse is left in w.denominator lane by lane. w.residual
+  // is sum ds, lane by lane.
   void row_sums(Worker<T>& w, int64_t begin, int64_t end, const A* norm) const {
     const int stride = c_.plan.head_stride, spread = c_.lanes.spread_size();
     memset(w.denominator, 0, sizeof(A) * spread);
+    memset(w.residual, 0, sizeof(A) * spread);
     memset(w.sum_a, 0, sizeof(A) * c_.plan.padded_row);
     memset(w.sum_b, 0, sizeof(A) * c_.plan.padded_row);
     for (int64_t p = begin; p < end; p += kTile) {
@@ -201,7 +204,10 @@ class Backward {
         V alpha = load(w.s + k * W), d = load(w.d + k * W);
         if (norm) alpha *= load(norm + b);
         if (c_.dropout.active) d *= load(w.keep + k * W);
-        store(w.d + k * W, alpha * (d - load(w.stats + 2 * spread + b)));
+        const V ds = alpha * (d - load(w.stats + 2 * spread + b));
+        store(w.d + k * W, ds);
+        // The lanes beyond the tile hold anything.
+        store(w.residual + b, load(w.residual + b) + (alpha > V{} ? ds : V{}));
       }
       c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
         m->accumulate_by_destination[c_.edges()](w.tile, s, w.row, w.d, w.sum_a, w.sum_b);
@@ -255,6 +261,7 @@ class Backward {
       invert(w.denominator, w.scale);
       memcpy(w.stats + n, w.scale, sizeof(A) * n);
     }
+    fold_residual(w);
     close_row(w, row);
     if (d_att_)
       for (int h = 0; h < c_.plan.heads; ++h)
@@ -262,12 +269,23 @@ class Backward {
           sum[k] += (double)(w.sum_b[k] * w.scale[h]);
   }
 
-  // Writes d x_dst and the statistics; w.scale is what the sums still lack.
+  // Every lane of w.residual to the sum over its head.
+  GATV2_INLINE void fold_residual(Worker<T>& w) const {
+    for (int b = 0; b < c_.lanes.blocks; ++b) store(w.residual + b * W, c_.lanes.fold_sum(load(w.residual + b * W)));
+  }
+
+  // Writes d x_dst and the statistics; w.scale is what the sums still lack. By (5) the ds of a row add
+  // up to 0; what they add up to is the rounding of D. It is moved into D for the other pass, and d x_dst
+  // takes the slopes about their middle, where it has the least weight.
   void close_row(Worker<T>& w, int64_t row) const {
     const int n = c_.lanes.spread_size(), stride = c_.plan.head_stride;
+    for (int k = 0; k < n; ++k) w.stats[2 * n + k] += w.residual[k] * w.scale[k];
     for (int k = 0; k < 3; ++k) memcpy(stats_ + row * stats_row_ + k * stride, w.stats + k * n, sizeof(A) * stride);
     if (!d_x_dst_) return;
-    for (int k = 0; k < c_.plan.padded_row; k += W) store(w.sum_a + k, load(w.sum_a + k) * load(c_.att + k));
+    const A middle = (1 + c_.slope) / 2;
+    for (int h = 0, k = 0; h < c_.plan.heads; ++h)
+      for (const int end = k + c_.plan.padded_channels; k < end; k += W)
+        store(w.sum_a + k, (load(w.sum_a + k) - middle * w.residual[h]) * load(c_.att + k));
     c_.put_row(d_x_dst_ + row * c_.plan.row, w.sum_a, w.scale);
   }
 
@@ -290,6 +308,12 @@ class Backward {
       invert(w.denominator, w.scale);
       memcpy(w.stats + n, w.scale, sizeof(A) * n);
     }
+    for (int k = 0; k < n; ++k) {
+      double sum = 0;
+      for (int64_t p = first; p < last; ++p) sum += piece(p)[2 * n + 2 * size + k];
+      w.residual[k] = (A)sum;
+    }
+    fold_residual(w);
     auto total = [&](A* to, int64_t from, int k) {
       double sum[W] = {};
       for (int64_t p = first; p < last; ++p)

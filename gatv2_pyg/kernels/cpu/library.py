@@ -55,10 +55,11 @@ def _candidates() -> Iterator[Path]:
 
 
 def _find() -> Path:
+    """The newest build there is."""
     candidates = list(dict.fromkeys(_candidates()))
-    for path in candidates:
-        if path.is_file():
-            return path
+    found = [path for path in candidates if path.is_file()]
+    if found:
+        return max(found, key=lambda path: path.stat().st_mtime)
     if len(candidates) == 1:
         raise LibraryError(f"GATV2_PYG_LIBRARY names {candidates[0]}, which is not a file")
     raise LibraryError(

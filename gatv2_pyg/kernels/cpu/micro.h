@@ -215,6 +215,9 @@ struct Micro {
     for (int v = 0; v < N; ++v) store(acc + seg.padded + v * W, sum[v]);
   }
 
+  // A tile's sum goes into a row's sum as one: fewer roundings than edge by edge.
+  static GATV2_INLINE void add(A* to, V tile) { store(to, load(to) + tile); }
+
   // (6), (7): acc_slope += sum_e ds LeakyReLU'(z), acc_att += sum_e ds LeakyReLU(z); att comes last.
   template <bool Edge>
   static void accumulate_by_destination(const Tile<T>& t, const Segment& seg, const RowData<A>& r,
@@ -225,8 +228,7 @@ struct Micro {
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) {
       own[v] = load(r.own + seg.padded + v * W);
-      a[v] = load(acc_slope + seg.padded + v * W);
-      b[v] = load(acc_att + seg.padded + v * W);
+      a[v] = b[v] = V{};
     }
     const A* de = ds + seg.head;
     for (int e = 0; e < t.n; ++e, de += r.head_stride) {
@@ -242,8 +244,8 @@ struct Micro {
     }
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) {
-      store(acc_slope + seg.padded + v * W, a[v]);
-      store(acc_att + seg.padded + v * W, b[v]);
+      add(acc_slope + seg.padded + v * W, a[v]);
+      add(acc_att + seg.padded + v * W, b[v]);
     }
   }
 
@@ -257,8 +259,7 @@ struct Micro {
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) {
       own[v] = load(r.own + seg.padded + v * W);
-      a[v] = load(acc_grad + seg.padded + v * W);
-      b[v] = load(acc_slope + seg.padded + v * W);
+      a[v] = b[v] = V{};
     }
     const A* ke = ka + seg.head;
     const A* de = ds + seg.head;
@@ -275,8 +276,8 @@ struct Micro {
     }
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) {
-      store(acc_grad + seg.padded + v * W, a[v]);
-      store(acc_slope + seg.padded + v * W, b[v]);
+      add(acc_grad + seg.padded + v * W, a[v]);
+      add(acc_slope + seg.padded + v * W, b[v]);
     }
   }
 };

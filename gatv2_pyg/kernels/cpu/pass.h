@@ -95,14 +95,14 @@ struct Worker {
   int64_t ids[kTile];
   A *own, *grad, *sum_a, *sum_b;               // padded rows
   A *s, *d, *keep, *lse, *norm, *delta;        // [kTileSlots][head_stride]
-  A *max, *denominator, *scale, *stats;        // [spread_size], stats: 3 of them
+  A *max, *denominator, *scale, *residual, *stats;  // [spread_size], stats: 3 of them
 
   void carve(const Context<T>& c, Carver<A>& memory) {
     const size_t row_size = c.plan.padded_row;
     const size_t tile_size = (size_t)kTileSlots * c.plan.head_stride + kMaxLanes;
     A** const rows[] = {&own, &grad, &sum_a, &sum_b};
     A** const tiles[] = {&s, &d, &keep, &lse, &norm, &delta};
-    A** const spreads[] = {&max, &denominator, &scale};
+    A** const spreads[] = {&max, &denominator, &scale, &residual};
     for (A** p : rows) *p = memory.take(row_size);
     for (A** p : tiles) *p = memory.take(tile_size);
     for (A** p : spreads) *p = memory.take(c.lanes.spread_size());
