@@ -76,7 +76,7 @@ def select_backend(
         if reason is not None:
             raise RuntimeError(f"backend={name!r} can't be used: {reason}")
         return Backend(name, "asked for by name", _kernels_of(name, device))
-    reasons = []
+    reasons: list[str] = []
     for candidate in ("fused", "scatter"):
         reason = refusal(candidate, device, dtype, channels)
         if reason is None:

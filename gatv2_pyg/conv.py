@@ -324,7 +324,7 @@ class GATv2Conv(MessagePassing):
         )
         if self.flow == "target_to_source" and num_nodes < num_src:
             out = F.pad(out, (0, 0, 0, 0, 0, num_src - num_nodes))
-        if not return_attention:
+        if alpha is None:
             return out, None
         if self.add_self_loops and not is_sparse(adj):
             adj, ids = adjacency.edges_with_self_loops(adj, num_nodes)

@@ -9,6 +9,9 @@ from gatv2_pyg import ops, reference, scatter
 from gatv2_pyg.backends import Backend, requested_backend, select_backend
 from gatv2_pyg.graph import Graph
 
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
+"""``x_src``, ``x_dst``, ``att``, ``edge_attr`` and ``edge_weight``."""
+
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -78,7 +81,7 @@ def draw_seed() -> Tensor:
 
 def attend(
     backend: Backend,
-    inputs: tuple[Tensor | None, ...],
+    inputs: Inputs,
     graph: Graph,
     negative_slope: float,
     dropout: float,

@@ -149,10 +149,10 @@ class Graph:
             return Rows(*graph_ops.group_by_src(ptr, idx, eid, self.num_src))
         kernels = grouping.cpu_kernels() if ptr.device.type == "cpu" else None
         if kernels is None:
-            rows = grouping.transpose(ptr, idx, eid, self.num_src)
-            return Rows(*rows, *grouping.cut_rows(rows[0]))
-        *rows, max_degree = kernels.transpose(ptr, idx, eid, self.num_src)
-        return Rows(*rows, *grouping.cut_rows(rows[0], max_degree))
+            ptr, idx, eid = grouping.transpose(ptr, idx, eid, self.num_src)
+            return Rows(ptr, idx, eid, *grouping.cut_rows(ptr))
+        ptr, idx, eid, max_degree = kernels.transpose(ptr, idx, eid, self.num_src)
+        return Rows(ptr, idx, eid, *grouping.cut_rows(ptr, max_degree))
 
     @property
     def device(self) -> torch.device:

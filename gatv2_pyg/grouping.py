@@ -97,7 +97,7 @@ def group_by_dst(
     return ptr.to(dtype), src[order].to(dtype), order.to(dtype)
 
 
-def transpose(ptr: Tensor, idx: Tensor, eid: Tensor, num_src: int) -> tuple[Tensor, ...]:
+def transpose(ptr: Tensor, idx: Tensor, eid: Tensor, num_src: int) -> tuple[Tensor, Tensor, Tensor]:
     """Groups edges by source, in order of their destinations, from their grouping by destination.
 
     Returns:
