@@ -21,7 +21,8 @@ from .contestants import Contestant, layer
 from .training import Batch, Scores
 
 HIDDEN = 128
-MIN_UPDATES = 25
+BATCH_SIZE = 32
+MIN_UPDATES = 50
 
 
 @functools.lru_cache(maxsize=64)
@@ -55,7 +56,7 @@ class LookupTask:
         k: int,
         *,
         graphs: int = 2000,
-        batch_size: int = 64,
+        batch_size: int = BATCH_SIZE,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:

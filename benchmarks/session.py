@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import datetime
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,18 +50,32 @@ def recorded_command(name: str, argv: Sequence[str]) -> str:
 
 
 class Bar:
-    """One progress bar: :meth:`advance` after each unit, :meth:`say` what is under way."""
+    """One progress bar: :meth:`advance` after each unit, :meth:`say` what is under way.
+
+    Where the output is no terminal, a plain line now and then takes the bar's place.
+    """
+
+    LINE_EVERY_SECONDS = 20.0
 
     def __init__(self, progress: Progress, title: str, total: int) -> None:
         self._progress = progress
         self._title = title
+        self._total = total
+        self._done = 0
+        self._last_line = time.monotonic()
         self._task = progress.add_task(title, total=total, note="")
 
     def advance(self, count: int = 1) -> None:
+        self._done += count
         self._progress.advance(self._task, count)
 
     def say(self, note: str) -> None:
         self._progress.update(self._task, note=note)
+        plain = not self._progress.console.is_terminal
+        if plain and time.monotonic() - self._last_line > self.LINE_EVERY_SECONDS:
+            self._last_line = time.monotonic()
+            line = f"{self._title} {self._done}/{self._total}: {note}"
+            self._progress.console.print(line, markup=False, highlight=False)
 
 
 class Session:
@@ -80,13 +95,12 @@ class Session:
         self.argv = list(argv)
         self.quick = bool(getattr(args, "quick", False))
         self.stem = name + (results.QUICK if self.quick else "")
-        self.console = Console(width=None if os.isatty(1) else 110)
+        self.console = Console(width=None if sys.stdout.isatty() else 110)
         self.out = _writable(Path(args.out))
         self.device = options.resolve_device(getattr(args, "device", "cpu"))
+        self._threads_before: int | None = None
         if getattr(args, "threads", None):
-            import torch
-
-            torch.set_num_threads(args.threads)
+            self.use_threads(args.threads)
         self._store: Store | None = None
         self._started = time.time()
 
@@ -94,7 +108,19 @@ class Session:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        pass
+        self.console.file.flush()
+        if self._threads_before is not None:
+            import torch
+
+            torch.set_num_threads(self._threads_before)
+
+    def use_threads(self, number: int) -> None:
+        """CPU threads until the end of the session."""
+        import torch
+
+        if self._threads_before is None:
+            self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(number)
 
     def separate_devices(self) -> None:
         """Gives what is measured on CUDA files of its own (``speed-cuda``)."""

@@ -298,7 +298,7 @@ def test_lookup_task_is_what_the_paper_describes() -> None:
 
 
 def test_only_dynamic_attention_looks_up(tmp_path: Path) -> None:
-    argv = ["dictionary-lookup", "--k", "10", "--heads", "1", "--seeds", "1", "--epochs", "12"]
+    argv = ["dictionary-lookup", "--k", "10", "--heads", "1", "--seeds", "1", "--epochs", "6"]
     assert main([*argv, "--graphs", "800", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "dictionary-lookup.json").read_text())
     scores = {entry["model"]: entry["seeds"][0] for entry in result["data"]}
