@@ -224,3 +224,20 @@ def test_func_transforms_take_a_path_torch_can_follow():
     jacobian = torch.func.jacrev(lambda value: conv(value, index).sum(0))(x)
     want = torch.autograd.functional.jacobian(lambda value: conv(value, index).sum(0), x)
     torch.testing.assert_close(jacobian, want)
+
+
+def test_triton_kernels_compile_into_a_full_graph():
+    reason = refusal("triton", torch.device("cpu"), torch.float32)
+    if reason is not None:
+        pytest.skip(reason)
+    torch._dynamo.reset()
+    x, index, _ = layer_problem()
+    conv = GATv2Conv(6, 4, heads=2, backend="triton")
+    compiled = torch.compile(conv, fullgraph=True, backend="aot_eager")
+    out = compiled(x, index)
+    assert torch.equal(out, conv(x, index))
+    out.square().sum().backward()
+    got = conv.att.grad.clone()
+    conv.zero_grad()
+    conv(x, index).square().sum().backward()
+    assert torch.equal(got, conv.att.grad)
