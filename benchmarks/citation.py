@@ -1,8 +1,9 @@
 """Test accuracy on Cora, CiteSeer and PubMed over many seeds, GAT against GATv2.
 
 The networks and training of the GAT paper on the public split, checkpoint chosen on validation,
-for GAT (PyG's GATConv) and GATv2 (gatv2_pyg) with separate and with shared weights, with the
-published figures beside. These graphs hardly need dynamic attention: expect a tie.
+for GAT (PyG's GATConv), GATv2 (gatv2_pyg) with separate and with shared weights, and PyG's
+GATv2Conv in the same loop, with the published figures beside. These graphs hardly need dynamic
+attention: expect a tie.
 """
 
 from __future__ import annotations
@@ -16,9 +17,17 @@ from .contestants import resolve_backend
 from .data import PLANETOID, Dataset, MissingData, load, load_or_stand_in
 from .palette import GREY
 from .session import Session
-from .study import GAT_VARIANT, GATV2_VARIANT, SHARED_VARIANT, Variant, recipe, train
+from .study import (
+    GAT_VARIANT,
+    GATV2_VARIANT,
+    PYG_VARIANT,
+    SHARED_VARIANT,
+    Variant,
+    recipe,
+    train,
+)
 
-VARIANTS = (GAT_VARIANT, GATV2_VARIANT, SHARED_VARIANT)
+VARIANTS = (GAT_VARIANT, GATV2_VARIANT, SHARED_VARIANT, PYG_VARIANT)
 
 # Published test accuracies (%): Veličković et al. (2018), table 2; a known reproduction of GATv2.
 PUBLISHED: dict[tuple[str, str], tuple[float, float | None, str]] = {

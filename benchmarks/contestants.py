@@ -25,6 +25,7 @@ class Contestant:
 OURS = Contestant("ours", "gatv2_pyg GATv2Conv", BLUE, "GATv2 (ours)")
 PYG_GATV2 = Contestant("pyg-gatv2", "PyG GATv2Conv", VERMILION, "GATv2 (PyG)")
 GAT = Contestant("gat", "PyG GATConv (GAT)", ORANGE, "GAT")
+FUSED_GAT = Contestant("fused-gat", "GAT on gatv2_pyg's kernels", ORANGE, "GAT")
 DENSE = Contestant("dense", "dense GATv2 (N×N)", PURPLE, "dense GATv2")
 DOT_PRODUCT = Contestant(
     "dot-product", "PyG TransformerConv (dot product)", GREEN, "dot product", False
@@ -65,6 +66,10 @@ def layer(
     options.pop("share_weights", None)
     if contestant is GAT:
         return pyg.GATConv(in_channels, out_channels, heads=heads, **options)
+    if contestant is FUSED_GAT:
+        from .fused_gat import FusedGATConv
+
+        return FusedGATConv(in_channels, out_channels, heads=heads, backend=backend, **options)
     if contestant is DOT_PRODUCT:
         return pyg.TransformerConv(in_channels, out_channels, heads=heads, **options)
     raise ValueError(f"unknown contestant {contestant!r}")

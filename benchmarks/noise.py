@@ -18,9 +18,9 @@ from . import options, plots, results, statistics
 from .contestants import resolve_backend
 from .data import Dataset, load, load_or_stand_in
 from .session import Session
-from .study import GAT_VARIANT, GATV2_VARIANT, recipe, train
+from .study import FUSED_GAT_NOTE, FUSED_GAT_VARIANT, GATV2_VARIANT, recipe, train
 
-VARIANTS = (GAT_VARIANT, GATV2_VARIANT)
+VARIANTS = (FUSED_GAT_VARIANT, GATV2_VARIANT)
 NAMES = ("Cora", "Tolokers")
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -138,6 +138,7 @@ def run(session: Session, args: argparse.Namespace) -> results.Result:
         },
         tables=[_table(dataset, found, shares, seeds[dataset.name]) for dataset in datasets],
         pictures=[_picture(datasets, found, shares, seeds)],
+        notes=[FUSED_GAT_NOTE],
         data=[
             {"data": d, "model": m, "share": p, "seeds": units}
             for (d, m, p), units in found.items()

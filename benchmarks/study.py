@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import statistics, timing
-from .contestants import GAT, OURS, PYG_GATV2, Contestant
+from .contestants import FUSED_GAT, GAT, OURS, PYG_GATV2, Contestant
 from .data import HETEROPHILOUS, Dataset
 from .models import ResidualGAT, TwoLayerGAT
 from .palette import ORANGE, SKY, VERMILION
@@ -28,6 +28,11 @@ class Variant:
 
 
 GAT_VARIANT = Variant("gat", "GAT", ORANGE, GAT)
+FUSED_GAT_VARIANT = Variant("gat", "GAT", ORANGE, FUSED_GAT)
+FUSED_GAT_NOTE = (
+    "GAT is trained on gatv2_pyg's kernels, for time: the parameters and, to rounding, the outputs "
+    "and gradients of PyG's GATConv."
+)
 GATV2_VARIANT = Variant("gatv2", "GATv2", OURS.color, OURS)
 SHARED_VARIANT = Variant(
     "gatv2-shared", "GATv2, shared weights", SKY, OURS, {"share_weights": True}

@@ -14,10 +14,12 @@ pytest.importorskip("matplotlib")
 
 import torch
 from torch import Tensor
+from torch_geometric.nn import GATConv
 
 from benchmarks import contestants, cora, data, fresh, lookup_task, noise, standin, training
 from benchmarks.cli import main
 from benchmarks.dense import DenseGATv2Conv, dense_bias
+from benchmarks.fused_gat import FusedGATConv
 from benchmarks.models import TwoLayerGAT
 
 
@@ -71,6 +73,42 @@ def test_dense_attention_is_the_sparse_layer(
     for name, parameter in dense.named_parameters():
         reference = sparse.get_parameter(name).grad
         torch.testing.assert_close(parameter.grad, reference, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"concat": False, "residual": True},
+        {"add_self_loops": False, "bias": False, "negative_slope": 0.4},
+        {"residual": True, "flow": "target_to_source"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_fused_gat_is_the_gat_of_pyg(options: dict[str, Any], backend: str) -> None:
+    torch.manual_seed(0)
+    theirs = GATConv(7, 5, heads=3, **options).double()
+    ours = FusedGATConv(7, 5, heads=3, backend=backend, **options).double()
+    ours.load_state_dict(theirs.state_dict())
+    edge_index = torch.randint(20, (2, 90))
+    results = []
+    for layer in (theirs, ours):
+        x = torch.randn(20, 7, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+        inputs = [x.requires_grad_(), *layer.parameters()]
+        out = layer(x, edge_index)
+        weight = torch.linspace(-1, 2, out.numel(), dtype=torch.double).view_as(out)
+        results.append([out, *torch.autograd.grad((out * weight).sum(), inputs)])
+    for value, want in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(value, want, rtol=1e-10, atol=1e-10)
+
+
+def test_fused_gat_drops_attention_in_training_only() -> None:
+    layer = FusedGATConv(7, 5, heads=3, dropout=0.5)
+    x, edge_index = torch.randn(20, 7), torch.randint(20, (2, 90))
+    assert not torch.equal(layer(x, edge_index), layer(x, edge_index))
+    layer.eval()
+    assert torch.equal(layer(x, edge_index), layer(x, edge_index))
 
 
 def test_roc_auc_counts_ordered_pairs() -> None:
