@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from .statistics import count
+
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torch_geometric", "gatv2_pyg", "torch_scatter", "triton", "numpy")
 
@@ -80,10 +82,14 @@ def code_hash() -> str:
     return digest.hexdigest()[:12]
 
 
+# What a result's figures depend on, for git: the results themselves are not code.
+CODE = ("gatv2_pyg", "benchmarks", ":!benchmarks/results")
+
+
 @functools.cache
 def _fixed() -> dict[str, Any]:
     commit = _git("rev-parse", "--short=12", "HEAD")
-    changed = bool(_git("status", "--porcelain", "--", "gatv2_pyg")) if commit else None
+    changed = bool(_git("status", "--porcelain", "--", *CODE)) if commit else None
     return {
         "versions": {"python": platform.python_version()}
         | {name: version for name in PACKAGES if (version := _version(name))},
@@ -117,7 +123,8 @@ def environment(device: str = "cpu") -> dict[str, Any]:
 
 def describe(info: dict[str, Any]) -> str:
     """One line for tables and captions: the machine, then the versions."""
-    machine = f"{info['cpu']}, {info['cores']} cores ({info['threads']} threads"
+    cores, threads = count(info["cores"], "core"), count(info["threads"], "thread")
+    machine = f"{info['cpu']}, {cores} ({threads}"
     machine += f", {info['cpu_capability']})" if info.get("cpu_capability") else ")"
     if info.get("memory_bytes"):
         machine += f", {info['memory_bytes'] / 2**30:.0f} GiB"

@@ -28,16 +28,17 @@ class FusedGATConv(GATConv):
         self.backend = backend
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        """``[N, heads * out_channels]``, or ``[N, out_channels]`` if not ``concat``."""
         heads, channels = self.heads, self.out_channels
         values = self.lin(x).view(-1, heads, channels)
         source = (values * self.att_src).sum(dim=-1, keepdim=True)
         destination = (values * self.att_dst).sum(dim=-1, keepdim=True)
-        att = F.one_hot(torch.tensor(channels), channels + 1).to(values).expand(heads, -1)
+        att = F.pad(values.new_zeros(heads, channels), (0, 1), value=1.0)
         nodes = x.size(0)
         out = gatv2_attention(
             torch.cat([values, source], dim=-1),
             F.pad(destination, (channels, 0)),
-            att.contiguous(),
+            att,
             graph_of(edge_index, nodes, nodes, self.add_self_loops, None, self.flow),
             negative_slope=self.negative_slope,
             dropout=self.dropout,

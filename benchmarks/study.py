@@ -31,7 +31,7 @@ GAT_VARIANT = Variant("gat", "GAT", ORANGE, GAT)
 FUSED_GAT_VARIANT = Variant("gat", "GAT", ORANGE, FUSED_GAT)
 FUSED_GAT_NOTE = (
     "GAT is trained on gatv2_pyg's kernels, for time: the parameters and, to rounding, the outputs "
-    "and gradients of PyG's GATConv."
+    "and gradients of PyG's GATConv. Where times are shown, they are those of GATConv itself."
 )
 GATV2_VARIANT = Variant("gatv2", "GATv2", OURS.color, OURS)
 SHARED_VARIANT = Variant(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
+
+from benchmarks import environment
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
@@ -139,3 +142,24 @@ def test_numbers_as_reported() -> None:
     assert statistics.size(8.7 * 2**30) == "8.70 GiB"
     assert statistics.ratio(23.4) == "23×"
     assert statistics.count(1, "seed") == "1 seed"
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [("gatv2_pyg/a.py", True), ("benchmarks/b.py", True), ("benchmarks/results/c.json", False)],
+)
+def test_origin_tells_of_code_changed_since_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str, told: bool
+) -> None:
+    for name in ("gatv2_pyg/a.py", "benchmarks/b.py", "benchmarks/results/c.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for arguments in (("init", "-q"), ("add", "."), (*identity, "commit", "-q", "-m", "one")):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
+    (tmp_path / changed).write_text("2")
+    monkeypatch.setattr(environment, "PROJECT", tmp_path)
+    monkeypatch.setattr(environment, "code_hash", lambda: "")
+    info = environment._fixed.__wrapped__()
+    assert info["commit_modified"] == told
+    assert (" with changes" in environment.describe(info | {"threads": 1})) == told
