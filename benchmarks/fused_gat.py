@@ -17,29 +17,33 @@ from gatv2_pyg.adjacency import graph_of
 
 
 class FusedGATConv(GATConv):
-    """PyG's GATConv for node features ``[N, in_channels]`` and a plain ``edge_index [2, E]``.
+    """PyG's GATConv for an int ``in_channels`` and a plain ``edge_index [2, E]``.
 
-    Parameters, ``state_dict`` and (to rounding) outputs and gradients are those of ``GATConv``;
-    there is no ``edge_attr``, and attention weights are not returned.
+    Node features are ``[N, in_channels]``, or a pair of them for a bipartite graph. Parameters,
+    ``state_dict`` and (to rounding) outputs and gradients are those of ``GATConv``; there is no
+    ``edge_attr``, and attention weights are not returned.
     """
 
     def __init__(self, *args, backend: str = "auto", **kwargs):
         super().__init__(*args, **kwargs)
         self.backend = backend
 
-    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+    def forward(self, x: Tensor | tuple[Tensor, Tensor], edge_index: Tensor) -> Tensor:
         """``[N, heads * out_channels]``, or ``[N, out_channels]`` if not ``concat``."""
         heads, channels = self.heads, self.out_channels
-        values = self.lin(x).view(-1, heads, channels)
+        x_src, x_dst = x if isinstance(x, tuple) else (x, x)
+        values = self.lin(x_src).view(-1, heads, channels)
+        queries = values if x_dst is x_src else self.lin(x_dst).view(-1, heads, channels)
         source = (values * self.att_src).sum(dim=-1, keepdim=True)
-        destination = (values * self.att_dst).sum(dim=-1, keepdim=True)
+        destination = (queries * self.att_dst).sum(dim=-1, keepdim=True)
         att = F.pad(values.new_zeros(heads, channels), (0, 1), value=1.0)
-        nodes = x.size(0)
         out = gatv2_attention(
             torch.cat([values, source], dim=-1),
             F.pad(destination, (channels, 0)),
             att,
-            graph_of(edge_index, nodes, nodes, self.add_self_loops, None, self.flow),
+            graph_of(
+                edge_index, x_src.size(0), x_dst.size(0), self.add_self_loops, None, self.flow
+            ),
             negative_slope=self.negative_slope,
             dropout=self.dropout,
             training=self.training,
@@ -47,5 +51,5 @@ class FusedGATConv(GATConv):
         )[..., :channels]
         out = out.flatten(1) if self.concat else out.mean(dim=1)
         if self.res is not None:
-            out = out + self.res(x)
+            out = out + self.res(x_dst)
         return out if self.bias is None else out + self.bias

@@ -14,11 +14,10 @@ import functools
 from typing import Any
 
 from . import options, plots, results, statistics
-from .contestants import resolve_backend
+from .contestants import FUSED_GAT_NOTE, resolve_backend
 from .data import HETEROPHILOUS, Dataset, load
 from .session import Session
 from .study import (
-    FUSED_GAT_NOTE,
     FUSED_GAT_VARIANT,
     GAT_VARIANT,
     GATV2_VARIANT,

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .contestants import Contestant, layer
+
+
+def drop(x: Tensor, p: float, training: bool) -> Tensor:
+    """Dropout of features ``[N, F]``, dense or CSR (there an entry not stored is 0 either way)."""
+    if x.layout is torch.strided:
+        return F.dropout(x, p, training)
+    values = F.dropout(x.values(), p, training)
+    return torch.sparse_csr_tensor(
+        x.crow_indices(), x.col_indices(), values, x.size(), check_invariants=False
+    )
 
 
 class TwoLayerGAT(nn.Module):
@@ -49,8 +60,8 @@ class TwoLayerGAT(nn.Module):
         )
 
     def forward(self, x: Tensor, edges: Any) -> Tensor:
-        """Class scores ``[N, num_classes]``; ``edges`` is whatever the layer takes."""
-        x = F.dropout(x, self.dropout, self.training)
+        """Class scores ``[N, num_classes]``; ``x`` dense or CSR, ``edges`` what the layer takes."""
+        x = drop(x, self.dropout, self.training)
         x = F.elu(self.conv1(x, edges))
         x = F.dropout(x, self.dropout, self.training)
         return self.conv2(x, edges)

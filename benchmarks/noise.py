@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from . import options, plots, results, statistics
-from .contestants import resolve_backend
+from .contestants import FUSED_GAT_NOTE, resolve_backend
 from .data import Dataset, load, load_or_stand_in
 from .session import Session
-from .study import FUSED_GAT_NOTE, FUSED_GAT_VARIANT, GATV2_VARIANT, recipe, train
+from .study import FUSED_GAT_VARIANT, GATV2_VARIANT, recipe, train
 
 VARIANTS = (FUSED_GAT_VARIANT, GATV2_VARIANT)
 NAMES = ("Cora", "Tolokers")

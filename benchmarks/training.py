@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -148,6 +149,7 @@ class NodeTask:
         edges: what the model takes beside ``x`` (an edge index, or a dense bias).
         split: column of the masks.
         metric: "accuracy", or "roc_auc" of label 1 in a two-class task.
+        sparse: give the model ``x`` as a CSR matrix (bags of words are nearly all zeros).
     """
 
     data: Any
@@ -155,10 +157,15 @@ class NodeTask:
     device: str = "cpu"
     split: int = 0
     metric: str = "accuracy"
+    sparse: bool = False
 
     def __post_init__(self) -> None:
         self._x, self._y = self.data.x.to(self.device), self.data.y.to(self.device)
         self._edges = self.edges.to(self.device)
+        if self.sparse:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+                self._x = self._x.to_sparse_csr()
         self._nodes = {}
         for name in ("train", "val", "test"):
             mask = self.data[f"{name}_mask"]
