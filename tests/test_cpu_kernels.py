@@ -30,6 +30,7 @@ CASES = [
     Case(heads=3, channels=20, num_edges=4000, edge_dim=5, dropout=0.3, grad_alpha=True),
     Case(heads=4, channels=32, hub=3000, num_edges=300, edge_dim=3, grad_alpha=True),
     Case(heads=1, channels=128, hub=3000, num_edges=300),
+    Case(heads=3, channels=21, hub=3000, num_edges=300, dropout=0.3, grad_alpha=True),
 ]
 ISAS = ("baseline", "avx2", "avx512")
 
@@ -119,6 +120,10 @@ def test_every_instruction_set(isa, dtype, monkeypatch):
         Case(heads=8, num_edges=1500),
         Case(heads=3, channels=21, edge_dim=5, dropout=0.3, grad_alpha=True, num_edges=1500),
         Case(heads=17, channels=3, num_edges=500),
+        # Many edges a source: rows are interleaved.
+        Case(heads=3, channels=21, dropout=0.3, grad_alpha=True, num_edges=1500),
+        Case(heads=2, channels=80, num_edges=1500),
+        Case(heads=16, channels=5, num_edges=1500, index_dtype=torch.int64),
         Case(heads=2, channels=300, num_edges=500),
     ):
         got = run(cpu, problem(case, dtype))

@@ -127,7 +127,7 @@ class Backward {
     memset(w.denominator, 0, sizeof(A) * c_.lanes.spread_size());
     for (int64_t p = begin; p < end; p += kTile) {
       const int n = (int)min_of((int64_t)kTile, end - p);
-      read_tile(c_, w, by_dst_, p, n, x_src_, false);
+      read_tile(c_, w, by_dst_, p, n, p > begin, x_src_, false);
       score_tile<kForward>(c_, w);
       weigh(w, n);
     }
@@ -194,7 +194,7 @@ class Backward {
     memset(w.sum_b, 0, sizeof(A) * c_.plan.padded_row);
     for (int64_t p = begin; p < end; p += kTile) {
       const int n = (int)min_of((int64_t)kTile, end - p);
-      read_tile(c_, w, by_dst_, p, n, x_src_, need_ids());
+      read_tile(c_, w, by_dst_, p, n, p > begin, x_src_, need_ids());
       score_tile<kByDestination>(c_, w);
       add_alpha_gradient(w, n);
       weigh(w, n);
@@ -405,8 +405,8 @@ class Backward {
     memset(w.sum_b, 0, sizeof(A) * size);
     for (int64_t p = begin; p < end; p += kTile) {
       const int n = (int)min_of((int64_t)kTile, end - p);
-      read_tile(c_, w, by_src_, p, n, x_dst_, c_.dropout.active || grad_alpha_);
-      fill_slots(w.tile.grads, w.tile.next_grads, by_src_, c_.group, p, n, grad_base(), grad_stride());
+      read_tile(c_, w, by_src_, p, n, p > begin, x_dst_, c_.dropout.active || grad_alpha_);
+      fill_slots(w.tile.grads, w.tile.next_grads, by_src_, c_.group, p, n, p > begin, grad_base(), grad_stride());
       score_tile<kBySource>(c_, w);
       add_alpha_gradient(w, n);
       for (int e = 0; e < n; ++e) {

@@ -13,9 +13,9 @@ class Forward {
 
  public:
   explicit Forward(const Arguments& args)
-      : c_(args), rows_(args.by_dst, args.wide_index, args.num_dst), x_src_(static_cast<const T*>(args.x_src)),
-        x_dst_(static_cast<const T*>(args.x_dst)), out_(static_cast<T*>(args.out)), lse_(static_cast<A*>(args.lse)),
-        alpha_(static_cast<A*>(args.alpha)) {}
+      : c_(args, interleaving_pays(args)), rows_(args.by_dst, args.wide_index, args.num_dst),
+        x_src_(static_cast<const T*>(args.x_src)), x_dst_(static_cast<const T*>(args.x_dst)), gathered_(x_src_),
+        out_(static_cast<T*>(args.out)), lse_(static_cast<A*>(args.lse)), alpha_(static_cast<A*>(args.alpha)) {}
 
   int64_t run() {
     if (!c_.ok()) return kOutOfMemory;
@@ -23,7 +23,9 @@ class Forward {
     const Items items(rows_, 256);
     const Workers<T> workers(c_, min_of(threads, items.count()));
     const Buffer partial(sizeof(A) * rows_.num_pieces * partial_size());
-    if (!workers.ok() || !partial) return kOutOfMemory;
+    const Scratch copies(c_.plan.interleaved ? sizeof(T) * c_.args.num_src * c_.plan.gathered : 0);
+    if (!workers.ok() || !partial || (c_.plan.interleaved && !copies.get<T>())) return kOutOfMemory;
+    if (c_.plan.interleaved) interleave(copies.get<T>(), threads);
     if (alpha_ && c_.args.num_ids != rows_.num_edges)
       memset(alpha_, 0, sizeof(A) * c_.args.num_ids * c_.plan.heads);
 
@@ -60,6 +62,25 @@ class Forward {
   }
 
  private:
+  // A row is copied once and gathered about num_edges / num_src times. Heads of whole vectors gain where the
+  // copies stay in the caches; heads that leave lanes empty gain more.
+  static bool interleaving_pays(const Arguments& args) {
+    if (args.heads < 2 || args.heads > W || args.edge_dim != 0) return false;
+    const int64_t edges = Rows(args.by_dst, args.wide_index, args.num_dst).num_edges;
+    const bool narrow = args.channels % W != 0;
+    const bool small = args.num_src * args.heads * args.channels * sizeof(T) <= Scratch::kMost;
+    if (!small && !narrow) return false;
+    return edges > 0 && edges >= args.num_src * (small && narrow ? 8 : 32);
+  }
+  void interleave(T* to, int64_t threads) {
+    const int64_t rows = c_.args.num_src, block = 256;
+    parallel_for((rows + block - 1) / block, threads, [&](int64_t item, int64_t) {
+      for (int64_t row = item * block; row < min_of(rows, (item + 1) * block); ++row)
+        c_.plan.interleave(to + row * c_.plan.gathered, x_src_ + row * c_.plan.row);
+    });
+    gathered_ = to;
+  }
+
   // A piece's maximum, denominator and sum; after the merge its row's maximum and 1 / denominator.
   size_t partial_size() const { return 2 * c_.lanes.spread_size() + c_.plan.padded_row; }
 
@@ -75,7 +96,7 @@ class Forward {
     softmax.reset(c_.lanes);
     for (int64_t p = begin; p < end; p += kTile) {
       const int n = (int)min_of((int64_t)kTile, end - p);
-      read_tile(c_, w, rows_, p, n, x_src_, c_.dropout.active || alpha_);
+      read_tile(c_, w, rows_, p, n, p > begin, gathered_, c_.dropout.active || alpha_);
       score_tile<kForward>(c_, w);
       if (alpha_)
         for (int e = 0; e < n; ++e)
@@ -138,14 +159,12 @@ class Forward {
       for (int64_t p = first; p < last; ++p) sum += (double)piece(p)[k] * piece(p)[n + k];
       w.denominator[k] = (A)sum;
     }
-    const int width = c_.plan.padded_channels;
-    for (int h = 0; h < c_.plan.heads; ++h)
-      for (int k = h * width; k < (h + 1) * width; k += W) {
-        double sum[W] = {};
-        for (int64_t p = first; p < last; ++p)
-          for (int i = 0; i < W; ++i) sum[i] += (double)piece(p)[h] * piece(p)[2 * n + k + i];
-        for (int i = 0; i < W; ++i) w.sum_a[k + i] = (A)sum[i];
-      }
+    for (int k = 0; k < c_.plan.padded_row; k += W) {
+      double sum[W] = {};
+      for (int64_t p = first; p < last; ++p)
+        for (int i = 0; i < W; ++i) sum[i] += (double)piece(p)[c_.plan.head_of(k + i)] * piece(p)[2 * n + k + i];
+      for (int i = 0; i < W; ++i) w.sum_a[k + i] = (A)sum[i];
+    }
     finish(w, row);
     for (int64_t p = first; p < last; ++p) {
       memcpy(piece(p), w.max, sizeof(A) * n);
@@ -157,6 +176,7 @@ class Forward {
   const Rows rows_;
   const T* const x_src_;
   const T* const x_dst_;
+  const T* gathered_;  // rows of x_src, or their interleaved copies
   T* const out_;
   A* const lse_;
   A* const alpha_;

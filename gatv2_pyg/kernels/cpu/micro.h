@@ -150,10 +150,12 @@ struct Micro {
   static void score(const Tile<T>& t, const Segment& seg, const RowData<A>& r, A* s, A* d) {
     const Own<D> o(seg, r);
     const A* const projected = Edge ? t.projected + seg.padded : nullptr;
-    auto edge_terms = [&](int e, int h) GATV2_LAMBDA_INLINE {
+    auto edges_at = [&](int e) GATV2_LAMBDA_INLINE {
       const bool g = D == kBySource;
-      const Edges edges = {t.rows[e] + seg.offset, g ? t.grads[e] + seg.offset : nullptr, t.next_rows[e] + seg.offset,
-                           g ? t.next_grads[e] + seg.offset : nullptr};
+      return Edges{one_address(t.rows[e] + seg.offset), g ? one_address(t.grads[e] + seg.offset) : nullptr,
+                   one_address(t.next_rows[e] + seg.offset), g ? one_address(t.next_grads[e] + seg.offset) : nullptr};
+    };
+    auto edge_terms = [&](const Edges& edges, int e, int h) GATV2_LAMBDA_INLINE {
       return terms<D, Edge>(o, edges, Edge ? projected + (int64_t)e * r.padded_row : nullptr, h);
     };
     // Up to L sums over channels at once, of L / HB edges.
@@ -161,14 +163,17 @@ struct Micro {
       constexpr int L = decltype(count)::value;
       V rs, rd;
       if constexpr (HB >= 4 && !Edge) {
+        Edges edges[L / HB];
+        GATV2_UNROLL
+        for (int e = 0; e < L / HB; ++e) edges[e] = edges_at(e0 + e);
+        auto leaf = [&](auto k) GATV2_LAMBDA_INLINE {
+          constexpr int e = decltype(k)::value / HB;
+          return edge_terms(edges[e], e0 + e, decltype(k)::value % HB);
+        };
         if constexpr (D == kForward) {
-          rs = reduce<A, L, 0, 1>([&](auto k) GATV2_LAMBDA_INLINE {
-            return edge_terms(e0 + decltype(k)::value / HB, decltype(k)::value % HB).s;
-          });
+          rs = reduce<A, L, 0, 1>([&](auto k) GATV2_LAMBDA_INLINE { return leaf(k).s; });
         } else {
-          const Scores<V> sum = reduce<A, L, 0, 1>([&](auto k) GATV2_LAMBDA_INLINE {
-            return edge_terms(e0 + decltype(k)::value / HB, decltype(k)::value % HB);
-          });
+          const Scores<V> sum = reduce<A, L, 0, 1>(leaf);
           rs = sum.s;
           rd = sum.d;
         }
@@ -176,9 +181,10 @@ struct Micro {
         V ps[L], pd[L];
 #pragma GCC unroll 1
         for (int e = 0; e < L / HB; ++e) {
+          const Edges edges = edges_at(e0 + e);
           GATV2_UNROLL
           for (int h = 0; h < HB; ++h) {
-            const Scores<V> sum = edge_terms(e0 + e, h);
+            const Scores<V> sum = edge_terms(edges, e0 + e, h);
             ps[e * HB + h] = sum.s;
             if constexpr (D != kForward) pd[e * HB + h] = sum.d;
           }

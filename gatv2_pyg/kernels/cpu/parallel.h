@@ -25,6 +25,40 @@ class Buffer {
   void* memory_ = nullptr;
 };
 
+// A buffer that is kept for the next call if it is not large: pages the system hands out anew cost more
+// than what is written to them. One is kept; calls at the same time have their own.
+class Scratch {
+ public:
+  static constexpr size_t kMost = (size_t)16 << 20;
+
+  explicit Scratch(size_t bytes) {
+    if (bytes == 0) return;
+    block_ = __atomic_exchange_n(&kept_, nullptr, __ATOMIC_ACQ_REL);
+    if (block_ && size() >= bytes) return;
+    free(block_);
+    void* memory = nullptr;
+    block_ = posix_memalign(&memory, kAlignment, bytes + kAlignment) == 0 ? static_cast<char*>(memory) : nullptr;
+    if (block_) memcpy(block_, &bytes, sizeof bytes);
+  }
+  ~Scratch() {
+    if (block_ && size() <= kMost) block_ = __atomic_exchange_n(&kept_, block_, __ATOMIC_ACQ_REL);
+    free(block_);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  // Null when the allocation failed.
+  template <class A> A* get() const { return block_ ? reinterpret_cast<A*>(block_ + kAlignment) : nullptr; }
+
+ private:
+  size_t size() const {
+    size_t bytes;
+    memcpy(&bytes, block_, sizeof bytes);
+    return bytes;
+  }
+  inline static char* kept_ = nullptr;
+  char* block_ = nullptr;  // its size, then the memory
+};
+
 // Calls body(item, thread) for every item. Which thread takes an item is left open, so a body must
 // write what belongs to the item alone. One thread opens no parallel region: a forked child can
 // not use the OpenMP pool of its parent.

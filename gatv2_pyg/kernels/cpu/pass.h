@@ -2,6 +2,7 @@
 #pragma once
 
 #include "edge.h"
+#include "interleaved.h"
 #include "philox.h"
 #include "softmax.h"
 
@@ -23,8 +24,9 @@ struct Context {
   Buffer tables;
   const MicroTable<T>** micro;  // of each segment
 
-  explicit Context(const Arguments& a)
-      : args(a), plan((int)a.heads, (int)a.channels, kMostHeads<T>), lanes(plan.head_stride), dropout(a.dropout, a.seed),
+  explicit Context(const Arguments& a, bool interleaved = false)
+      : args(a), plan((int)a.heads, (int)a.channels, kMostHeads<T>, interleaved), lanes(plan.head_stride),
+        dropout(a.dropout, a.seed),
         slope((A)a.negative_slope), group(1), threads(a.threads),
         fixed(sizeof(A) * (plan.padded_row + 64 + (a.edge_dim ? EdgeWeight<T>::elements(plan, a.edge_dim) : 0))),
         att(fixed.get<A>()), tables(sizeof(micro) * (plan.num_segments + 1)),
@@ -34,7 +36,7 @@ struct Context {
     if (a.edge_dim) weight.fill(plan, a, att + (plan.padded_row + 63) / 64 * 64);
     for (int k = 0; k < plan.num_segments; ++k) {
       group = max_of(group, plan.W / plan.segments()[k].heads);
-      micro[k] = find_micro<T>(plan.segments()[k]);
+      micro[k] = interleaved ? find_interleaved<T>(plan.segments()[k]) : find_micro<T>(plan.segments()[k]);
     }
   }
   bool ok() const { return plan.ok() && fixed && tables; }
@@ -52,6 +54,12 @@ struct Context {
   }
   // out = value * scale[h], to a packed row; scale may be null.
   void put_row(T* out, const A* value, const A* scale) const {
+    if (plan.interleaved) {
+      for (int h = 0; h < plan.heads; ++h)
+        for (int c = 0; c < plan.channels; ++c, ++out)
+          from_float(value[c * plan.head_stride + h] * (scale ? scale[h] : (A)1), *out);
+      return;
+    }
     for (int h = 0; h < plan.heads; ++h)
       for (int v = 0; v < plan.head_vectors; ++v) {
         auto x = load(value + h * plan.padded_channels + v * plan.W);
@@ -149,12 +157,13 @@ class Workers {
   Buffer memory_;
 };
 
-// The tile of edges [begin, begin + n) of a row whose other ends are rows of `base`.
+// The tile of edges [begin, begin + n) of a row whose other ends are rows of `base`; `follows`: the tile
+// before was of the same row.
 template <class T>
 GATV2_INLINE void read_tile(const Context<T>& c, Worker<T>& w, const Rows& rows, int64_t begin, int n,
-                            const T* base, bool need_ids) {
+                            bool follows, const T* base, bool need_ids) {
   w.tile.n = n;
-  fill_slots(w.tile.rows, w.tile.next_rows, rows, c.group, begin, n, base, c.plan.row);
+  fill_slots(w.tile.rows, w.tile.next_rows, rows, c.group, begin, n, follows, base, c.plan.gathered);
   if (need_ids) for (int k = 0; k < n; ++k) w.ids[k] = rows.id(begin + k);
   if (c.edges()) w.tile.projected = w.window.at(rows, begin, n);
 }

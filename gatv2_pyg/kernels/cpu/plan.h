@@ -2,7 +2,8 @@
 // micro-kernel keeps in registers.
 //
 // Rows of tensors are packed ([H, C]). What a kernel holds itself (a row of its own, sums, projected
-// edge features) is padded: each head starts at a whole vector, lanes past C are 0.
+// edge features) is padded: each head starts at a whole vector, lanes past C are 0. An interleaved plan
+// pads to [C][head_stride] instead, the rows that are gathered too (see interleaved.h).
 // Scores of a tile lie as [edge][head_stride], so that softmax runs over full vectors of
 // (edge, head) and a lane always means the same head.
 #pragma once
@@ -28,24 +29,40 @@ class Plan {
   int heads, channels;
   int head_vectors, padded_channels, padded_row;
   int head_stride;  // power of two up to W, or a multiple of W
+  bool interleaved;
   int num_segments = 0;
-  int64_t row;  // elements of a packed row
+  int64_t row;       // elements of a packed row
+  int64_t gathered;  // elements of a row that is gathered
 
-  // most_heads: at most so many heads to a segment.
-  Plan(int h, int c, int most_heads)
+  // most_heads: at most so many heads to a segment. Interleaved plans have at most W heads.
+  Plan(int h, int c, int most_heads, bool interleave)
       : heads(h), channels(c), head_vectors((c + W - 1) / W), padded_channels(head_vectors * W),
-        padded_row(h * padded_channels), head_stride(1), row((int64_t)h * c),
+        padded_row(h * padded_channels), head_stride(1), interleaved(interleave), row((int64_t)h * c),
         storage_((size_t)h * (head_vectors / 8 + 4) * sizeof(Segment)) {
     while (head_stride < h && head_stride < W) head_stride *= 2;
     if (h > W) head_stride = (h + W - 1) / W * W;
-    if (storage_) build(most_heads);
+    if (interleaved) padded_row = (c * head_stride + W - 1) / W * W;
+    gathered = interleaved ? padded_row : row;
+    if (!storage_) return;
+    if (interleaved) build_interleaved(); else build(most_heads);
   }
   bool ok() const { return (bool)storage_; }
   const Segment* segments() const { return storage_.template get<Segment>(); }
   // A packed row of A is its own padded form.
-  bool packed_is_padded() const { return padded_channels == channels; }
+  bool packed_is_padded() const { return !interleaved && padded_channels == channels; }
+  // The head of element k of a padded row.
+  int head_of(int k) const { return interleaved ? k % head_stride : k / padded_channels; }
 
+  // `to` holds elements of A, or (to be gathered) of T.
+  template <class U, class T> void interleave(U* to, const T* from) const {
+    memset(to, 0, sizeof(U) * padded_row);
+    for (int h = 0; h < heads; ++h)
+      for (int c = 0; c < channels; ++c, ++from)
+        if constexpr (sizeof(U) == sizeof(T)) to[c * head_stride + h] = *from;
+        else to[c * head_stride + h] = to_float(*from);
+  }
   template <class T> void pad(A* to, const T* from) const {
+    if (interleaved) return interleave(to, from);
     for (int h = 0; h < heads; ++h)
       for (int v = 0; v < head_vectors; ++v)
         store(to + h * padded_channels + v * W, load(from + (int64_t)h * channels + v * W, lanes(v)));
@@ -56,6 +73,12 @@ class Plan {
   void add(int head, int n, int vector, int vectors, int tail) {
     storage_.template get<Segment>()[num_segments++] = {
         head, n, vectors, head * channels + vector * W, head * padded_channels + vector * W, tail, vector > 0};
+  }
+  void build_interleaved() {
+    for (int v = 0, n = 8; v < padded_row / W; v += n) {
+      while (n > padded_row / W - v) n /= 2;
+      storage_.template get<Segment>()[num_segments++] = {0, head_stride, n, v * W, v * W, W, v > 0};
+    }
   }
   void build(int most_heads) {
     const bool full = channels % W == 0;

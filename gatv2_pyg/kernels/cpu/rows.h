@@ -114,13 +114,16 @@ void for_each_part(const Rows& rows, const Items& items, int64_t item, const Sho
 }
 
 // Edges [begin, begin + n) of a row: where their other ends lie in `base`, and the rows to
-// prefetch. The slots a micro-kernel may read past n repeat the last edge.
+// prefetch. The slots a micro-kernel may read past n repeat the last edge. A tile that follows a full one
+// of its row finds there what it had prefetched.
 template <class T>
 GATV2_INLINE void fill_slots(const T** out, const T** next, const Rows& rows, int group, int64_t begin, int n,
-                             const T* base, int64_t stride) {
+                             bool follows, const T* base, int64_t stride) {
+  static_assert(kAhead == kTile, "the rows prefetched are those of the next tile");
   const int slots = (n + group - 1) / group * group;
   const int64_t last = rows.num_edges - 1;
-  rows.idx.rows(out, begin, n, last, base, stride);
+  if (follows) memcpy(out, next, kTile * sizeof *out);
+  else rows.idx.rows(out, begin, n, last, base, stride);
   rows.idx.rows(next, begin + kAhead, slots, last, base, stride);
   for (int k = n; k < slots; ++k) out[k] = out[n - 1];
 }

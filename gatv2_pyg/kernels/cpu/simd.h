@@ -76,11 +76,12 @@ template <class A> GATV2_INLINE A max_of(A a, A b) { return a < b ? b : a; }
 
 template <class V, class A> GATV2_INLINE V broadcast(A a) { return a - V{}; }
 
+// max_of is b where one of the two is NaN.
 #if defined(__AVX512F__)
 GATV2_INLINE VF fma(VF a, VF b, VF c) { return (VF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 GATV2_INLINE VD fma(VD a, VD b, VD c) { return (VD)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
-GATV2_INLINE VF max_of(VF a, VF b) { return a > b ? a : b; }
-GATV2_INLINE VD max_of(VD a, VD b) { return a > b ? a : b; }
+GATV2_INLINE VF max_of(VF a, VF b) { return (VF)_mm512_maskz_max_ps(0xFFFF, (__m512)a, (__m512)b); }
+GATV2_INLINE VD max_of(VD a, VD b) { return (VD)_mm512_maskz_max_pd(0xFF, (__m512d)a, (__m512d)b); }
 #elif defined(__AVX2__)
 GATV2_INLINE VF fma(VF a, VF b, VF c) { return (VF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 GATV2_INLINE VD fma(VD a, VD b, VD c) { return (VD)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c); }
@@ -122,6 +123,19 @@ GATV2_INLINE V combine(V a, V b, Sequence<I...>) {
 #endif
 }
 
+// Lane i is a[i % period].
+template <int period, class V, int... I>
+GATV2_INLINE V repeat_lanes(V a, Sequence<I...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, a, (I % period)...);
+#else
+  using M = decltype(a > a);
+  return __builtin_shuffle(a, M{(I % period)...});
+#endif
+}
+template <class A, int period> GATV2_INLINE typename Simd<A>::V repeat_lanes(typename Simd<A>::V a) {
+  return repeat_lanes<period>(a, typename MakeSequence<Simd<A>::W>::type());
+}
 template <class A, int bit> GATV2_INLINE typename Simd<A>::V swap_lanes(typename Simd<A>::V a) {
   return swap_lanes<bit>(a, typename MakeSequence<Simd<A>::W>::type());
 }
@@ -131,31 +145,28 @@ GATV2_INLINE typename Simd<A>::V combine(typename Simd<A>::V a, typename Simd<A>
 }
 
 // exp(x) for x up to a few units above 0; 0 below the normal range; NaN stays NaN. About 1 ulp:
-// x = n ln 2 + r with |r| <= ln 2 / 2, and the Taylor series of exp(r), whose first omitted term
-// is below a tenth of an ulp.
+// x = n ln 2 + r with |r| <= ln 2 / 2. exp(r) is a minimax polynomial (float) or the Taylor series
+// (double), both to a tenth of an ulp. The number added to round to an integer holds the bias of the
+// exponent too, and at the lower bound of x the exponent's bits are those of 0.
 GATV2_INLINE VF exp(VF x) {
-  const VF low = broadcast<VF>(-87.0f);
-  const VF c = x < low ? low : x;
-  const VF magic = broadcast<VF>(12582912.0f);  // 1.5 * 2^23: rounds to an integer
+  const VF c = max_of(broadcast<VF>(-88.0f), x);
+  const VF magic = broadcast<VF>(12582912.0f + 127.0f);  // 1.5 * 2^23 + bias
   const VF t = fma(c, broadcast<VF>(1.44269504088896341f), magic);
   const VF n = t - magic;
   VF r = fma(n, broadcast<VF>(-0.693145751953125f), c);
   r = fma(n, broadcast<VF>(-1.42860682030941723e-6f), r);
-  VF q = broadcast<VF>(1.0f / 5040);
-  q = fma(q, r, broadcast<VF>(1.0f / 720));
-  q = fma(q, r, broadcast<VF>(1.0f / 120));
-  q = fma(q, r, broadcast<VF>(1.0f / 24));
-  q = fma(q, r, broadcast<VF>(1.0f / 6));
-  q = fma(q, r, broadcast<VF>(0.5f));
+  VF q = broadcast<VF>(0x1.6a234ap-10f);
+  q = fma(q, r, broadcast<VF>(0x1.123a6cp-7f));
+  q = fma(q, r, broadcast<VF>(0x1.5558f4p-5f));
+  q = fma(q, r, broadcast<VF>(0x1.55549p-3f));
+  q = fma(q, r, broadcast<VF>(0x1.fffffcp-2f));
   const VF y = fma(r * r, q, r) + 1.0f;
-  const Simd<float>::I e = ((Simd<float>::I)t - 0x4B400000 + 127) << 23;
-  return x < low ? VF{} : y * (VF)e;
+  return y * (VF)((Simd<float>::I)t << 23);
 }
 
 GATV2_INLINE VD exp(VD x) {
-  const VD low = broadcast<VD>(-708.0);
-  const VD c = x < low ? low : x;
-  const VD magic = broadcast<VD>(6755399441055744.0);  // 1.5 * 2^52
+  const VD c = max_of(broadcast<VD>(-709.0), x);
+  const VD magic = broadcast<VD>(6755399441055744.0 + 1023.0);  // 1.5 * 2^52 + bias
   const VD t = fma(c, broadcast<VD>(1.44269504088896340736), magic);
   const VD n = t - magic;
   VD r = fma(n, broadcast<VD>(-0.693147180369123816490), c);
@@ -173,8 +184,7 @@ GATV2_INLINE VD exp(VD x) {
   q = fma(q, r, broadcast<VD>(1.0 / 6.0));
   q = fma(q, r, broadcast<VD>(0.5));
   const VD y = fma(r * r, q, r) + 1.0;
-  const Simd<double>::I e = ((Simd<double>::I)t - 0x4338000000000000LL + 1023) << 52;
-  return x < low ? VD{} : y * (VD)e;
+  return y * (VD)((Simd<double>::I)t << 52);
 }
 
 // log(x) for normal x > 0 (a softmax denominator): x = 2^e m with m in [sqrt(1/2), sqrt(2)),
@@ -335,6 +345,12 @@ template <class T> GATV2_INLINE void store(T* p, VecOf<T> v, Lanes n) {
   for (int i = 0; i < n.count; ++i) from_float(v[i], p[i]);
 }
 #endif
+
+// The same address, as one register: else each constant offset from two of them gets its own.
+template <class P> GATV2_INLINE P* one_address(P* p) {
+  asm("" : "+r"(p));
+  return p;
+}
 
 // Into the second level: a miss of the first holds one of its few buffers, and the rows of a tile and of
 // the next do not all fit there.
