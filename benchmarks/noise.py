@@ -18,7 +18,7 @@ from . import options, plots, results, statistics
 from .contestants import FUSED_GAT_NOTE, resolve_backend
 from .data import Dataset, load, load_or_stand_in
 from .session import Session
-from .study import FUSED_GAT_VARIANT, GATV2_VARIANT, recipe, train
+from .study import FUSED_GAT_VARIANT, GATV2_VARIANT, Variant, recipe, train
 
 VARIANTS = (FUSED_GAT_VARIANT, GATV2_VARIANT)
 NAMES = ("Cora", "Tolokers")
@@ -187,6 +187,7 @@ def _picture(
     with plots.style():
         figure, panels = plots.panels(len(datasets), size=(5.2, 3.6))
         for axes, dataset in zip(panels, datasets, strict=True):
+            ends: list[tuple[float, Variant]] = []
             for variant in VARIANTS:
                 values = [
                     [100 * test for test in _tests(found, dataset, variant, share)]
@@ -203,12 +204,17 @@ def _picture(
                     color=variant.color,
                     label=variant.label,
                 )
+                ends.append((means[-1], variant))
+            # Above and below, so that two labels at one height are both legible.
+            for (end, variant), side in zip(
+                sorted(ends, key=lambda end: end[0]), ("top", "bottom"), strict=True
+            ):
                 axes.annotate(
                     variant.label,
-                    (shares[-1], means[-1]),
+                    (shares[-1], end),
                     xytext=(7, 0),
                     textcoords="offset points",
-                    va="center",
+                    va=side,
                     color=variant.color,
                     fontweight="bold",
                 )

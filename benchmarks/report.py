@@ -136,7 +136,7 @@ def _section(result: dict[str, Any], out: Path) -> str:
     facts = {
         "Settings": html.escape(results.settings_line(result["settings"])),
         "Machine, versions": html.escape(describe(result["environment"])),
-        "Measured": f"{html.escape(result['finished'])}, {result['seconds']:.0f} s",
+        "Measured": html.escape(results.when(result)),
         "Reproduce": f"<code>{html.escape(result['command'])}</code>",
     }
     rows = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in facts.items())

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import statistics
 from .environment import describe
 from .errors import UsageError
 from .store import write_atomic
@@ -130,9 +131,16 @@ def settings_line(settings: dict[str, Any]) -> str:
     return "; ".join(f"{name} {show(value)}" for name, value in settings.items())
 
 
+def when(result: dict[str, Any]) -> str:
+    """When and how long a result was measured; a run that went on counts its last part."""
+    kept = result.get("kept", 0)
+    after = f" after {statistics.count(kept, 'part')} kept from an interrupted run" if kept else ""
+    return f"{result['finished']}, {result['seconds']:.0f} s{after}"
+
+
 def origin_line(result: dict[str, Any]) -> str:
     """When, how long and on what a result was measured."""
-    return f"{result['finished']}, {result['seconds']:.0f} s; {describe(result['environment'])}"
+    return f"{when(result)}; {describe(result['environment'])}"
 
 
 def to_markdown(result: dict[str, Any], *, heading: str = "#") -> str:

@@ -198,6 +198,7 @@ class Session:
                 "command": recorded_command(self.name, self.argv),
                 "finished": now.strftime("%Y-%m-%d %H:%M UTC"),
                 "seconds": round(time.time() - self._started, 1),
+                "kept": self._store.found if self._store is not None else 0,
                 "environment": environment(self.device),
             },
         )

@@ -89,6 +89,8 @@ def test_an_interrupted_run_goes_on_from_there(
     assert written == {f"dictionary-lookup.{kind}" for kind in ("json", "md", "png")}
     result = json.loads((tmp_path / "dictionary-lookup.json").read_text())
     assert all(len(entry["seeds"]) == 2 for entry in result["data"])
+    kept = "s after 4 parts kept from an interrupted run;"
+    assert kept in (tmp_path / "dictionary-lookup.md").read_text()
 
 
 @pytest.fixture
