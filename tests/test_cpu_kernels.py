@@ -123,6 +123,7 @@ def test_every_instruction_set(isa, dtype, monkeypatch):
         # Many edges a source: rows are interleaved.
         Case(heads=3, channels=21, dropout=0.3, grad_alpha=True, num_edges=1500),
         Case(heads=2, channels=80, num_edges=1500),
+        Case(heads=3, channels=2600, num_src=5, num_dst=5, num_edges=100),
         Case(heads=16, channels=5, num_edges=1500, index_dtype=torch.int64),
         Case(heads=2, channels=300, num_edges=500),
     ):

@@ -38,7 +38,7 @@ class Plan {
   Plan(int h, int c, int most_heads, bool interleave)
       : heads(h), channels(c), head_vectors((c + W - 1) / W), padded_channels(head_vectors * W),
         padded_row(h * padded_channels), head_stride(1), interleaved(interleave), row((int64_t)h * c),
-        storage_((size_t)h * (head_vectors / 8 + 4) * sizeof(Segment)) {
+        storage_((size_t)2 * h * (head_vectors / 8 + 4) * sizeof(Segment)) {
     while (head_stride < h && head_stride < W) head_stride *= 2;
     if (h > W) head_stride = (h + W - 1) / W * W;
     if (interleaved) padded_row = (c * head_stride + W - 1) / W * W;
