@@ -100,10 +100,11 @@ def attend(
     seed = draw_seed() if dropout > 0 else None
     if backend.kernels is not None:
         needs_by_src = torch.is_grad_enabled() and x_src.requires_grad
+        by_src = graph.by_src_in_blocks(_blocks(backend, graph, x_src)) if needs_by_src else ()
         out, _, alpha = ops.attention(
             *inputs,
             list(graph.by_dst),
-            list(graph.by_src) if needs_by_src else [],
+            list(by_src),
             negative_slope,
             dropout,
             seed,
@@ -116,6 +117,16 @@ def attend(
         forward = scatter.forward if backend.name == "scatter" else reference.forward
         out, *_, alpha = forward(*inputs, graph.by_dst, graph.num_ids, *options)
     return out, alpha.to(out.dtype) if return_attention else None
+
+
+def _blocks(backend: Backend, graph: Graph, x_src: Tensor) -> int:
+    """In how many ranges of destinations the kernels want the edges by source."""
+    if backend.kernels != "cpu" or torch.compiler.is_compiling():
+        return 1
+    row_bytes = x_src.size(1) * x_src.size(2) * x_src.element_size()
+    return ops.load_kernels("cpu").source_blocks(
+        graph.num_src, graph.num_dst, graph.num_ids, row_bytes
+    )
 
 
 def _check(x_src, x_dst, att, graph, edge_attr, edge_weight, dropout) -> None:

@@ -37,14 +37,13 @@ class Graph:
         num_dst: int,
         num_ids: int,
         complete: bool | None,
-        by_src: Rows | None = None,
     ):
         self.by_dst = by_dst
         self.num_src = num_src
         self.num_dst = num_dst
         self.num_ids = num_ids
         self.complete = complete
-        self._by_src = by_src
+        self._by_src: dict[int, Rows] = {}
 
     @classmethod
     def from_edge_index(
@@ -139,19 +138,29 @@ class Graph:
     @property
     def by_src(self) -> Rows:
         """The edges grouped by source, each row in order of destinations; built at first use."""
-        if self._by_src is None:
-            self._by_src = self._transpose()
-        return self._by_src
+        return self.by_src_in_blocks(1)
 
-    def _transpose(self) -> Rows:
+    def by_src_in_blocks(self, blocks: int) -> Rows:
+        """The edges grouped by range of destinations, then by source; built at first use.
+
+        The destinations are cut into ``blocks`` ranges of the same length.  Row
+        ``b * num_src + j`` holds the edges from source ``j`` to range ``b``, in order of
+        destinations.  Traced graphs have one block.
+        """
+        rows = self._by_src.get(blocks)
+        if rows is None:
+            rows = self._by_src[blocks] = self._transpose(blocks)
+        return rows
+
+    def _transpose(self, blocks: int) -> Rows:
         ptr, idx, eid = self.by_dst[:3]
         if torch.compiler.is_compiling():
             return Rows(*graph_ops.group_by_src(ptr, idx, eid, self.num_src))
         kernels = grouping.cpu_kernels() if ptr.device.type == "cpu" else None
         if kernels is None:
-            ptr, idx, eid = grouping.transpose(ptr, idx, eid, self.num_src)
+            ptr, idx, eid = grouping.transpose(ptr, idx, eid, self.num_src, blocks)
             return Rows(ptr, idx, eid, *grouping.cut_rows(ptr))
-        ptr, idx, eid, max_degree = kernels.transpose(ptr, idx, eid, self.num_src)
+        ptr, idx, eid, max_degree = kernels.transpose(ptr, idx, eid, self.num_src, blocks)
         return Rows(ptr, idx, eid, *grouping.cut_rows(ptr, max_degree))
 
     @property

@@ -97,16 +97,25 @@ def group_by_dst(
     return ptr.to(dtype), src[order].to(dtype), order.to(dtype)
 
 
-def transpose(ptr: Tensor, idx: Tensor, eid: Tensor, num_src: int) -> tuple[Tensor, Tensor, Tensor]:
+def transpose(
+    ptr: Tensor, idx: Tensor, eid: Tensor, num_src: int, blocks: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
     """Groups edges by source, in order of their destinations, from their grouping by destination.
+
+    With more than one block the destinations are cut into so many ranges of the same length; row
+    ``b * num_src + j`` holds the edges from source ``j`` to range ``b``.
 
     Returns:
         ``ptr``, ``idx`` and ``eid`` of :class:`Rows`.
     """
     position = torch.arange(idx.numel(), dtype=ptr.dtype, device=ptr.device)
     row = torch.searchsorted(ptr[1:], position, right=True)
-    key = torch.where(position < ptr[-1], idx, num_src)
-    ptr_src, order = _sort_rows(key, num_src)
+    key = idx
+    if blocks > 1:
+        length = max(1, -(-(ptr.numel() - 1) // blocks))
+        key = row // length * num_src + idx
+    key = torch.where(position < ptr[-1], key, blocks * num_src)
+    ptr_src, order = _sort_rows(key, blocks * num_src)
     eid = order if eid.numel() == 0 else eid[order]
     return ptr_src.to(ptr.dtype), row[order].to(ptr.dtype), eid.to(ptr.dtype)
 

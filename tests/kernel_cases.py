@@ -49,6 +49,8 @@ class Case:
     hub: int = 0
     """So many edges more point to destination 1, and so many leave source 2."""
     scale: float = 1.0
+    blocks: int = 1
+    """Ranges of destinations that the edges by source are cut into."""
     index_dtype: torch.dtype = torch.int32
     seed: int = 0
 
@@ -67,7 +69,7 @@ class Case:
 def rows_of(src: Tensor, dst: Tensor, case: Case) -> tuple[Rows, Rows]:
     """The two groupings, by the torch implementation."""
     by_dst = grouping.group_by_dst(src, dst, case.num_src, case.num_dst, case.self_loops)
-    by_src = grouping.transpose(*by_dst, case.num_src)
+    by_src = grouping.transpose(*by_dst, case.num_src, case.blocks)
     return tuple(
         Rows(*(part.to(case.index_dtype) for part in (*rows, *grouping.cut_rows(rows[0]))))
         for rows in (by_dst, by_src)

@@ -6,7 +6,7 @@
 namespace gatv2 {
 
 // Raised whenever a record changes; the launcher refuses another number than its own.
-constexpr int64_t kAbiVersion = 1;
+constexpr int64_t kAbiVersion = 2;
 
 enum Status : int64_t { kOk = 0, kOutOfMemory = 1 };
 enum Dtype : int64_t { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
@@ -32,6 +32,7 @@ struct Arguments {
   int64_t channels;
   int64_t edge_dim;  // 0: no edge features
   int64_t num_ids;
+  int64_t src_blocks;  // backward: see by_src
   const void* x_src;
   const void* x_dst;
   const void* att;
@@ -45,7 +46,7 @@ struct Arguments {
   void* alpha;  // forward: written; backward: read; may be null
   GroupedEdges by_dst;
   // backward only
-  GroupedEdges by_src;
+  GroupedEdges by_src;  // rows of num_src sources for each of src_blocks ranges of destinations
   const void* grad_out;    // may be null
   const void* grad_alpha;  // may be null
   void* d_x_src;           // each may be null: not needed

@@ -15,25 +15,36 @@ class Backward {
  public:
   explicit Backward(const Arguments& args)
       : c_(args), by_dst_(args.by_dst, args.wide_index, args.num_dst),
-        by_src_(args.by_src, args.wide_index, args.d_x_src ? args.num_src : 0),
+        by_src_(args.by_src, args.wide_index, args.d_x_src ? args.num_src * args.src_blocks : 0),
         x_src_(static_cast<const T*>(args.x_src)), x_dst_(static_cast<const T*>(args.x_dst)),
         out_(static_cast<const T*>(args.out)), lse_(static_cast<const A*>(args.lse)),
         grad_out_(static_cast<const T*>(args.grad_out)), alpha_(static_cast<const A*>(args.alpha)),
         grad_alpha_(static_cast<const A*>(args.grad_alpha)), d_x_src_(static_cast<T*>(args.d_x_src)),
         d_x_dst_(static_cast<T*>(args.d_x_dst)), d_att_(static_cast<A*>(args.d_att)),
         d_edge_attr_(static_cast<T*>(args.d_edge_attr)), d_edge_weight_(static_cast<A*>(args.d_edge_weight)),
-        stats_row_(3 * c_.plan.head_stride),
+        past_caches_(c_.past_caches(d_x_dst_, args.num_dst)), stats_row_(whole_lines(3 * c_.plan.head_stride)),
         zeros_(grad_out_ ? 0 : sizeof(T) * c_.plan.row),
         stats_buffer_(sizeof(A) * args.num_dst * stats_row_), stats_(stats_buffer_.template get<A>()) {}
 
   int64_t run() {
     if (!c_.ok() || !zeros_ || !stats_) return kOutOfMemory;
     if (!grad_out_) memset(zeros_.template get<char>(), 0, sizeof(T) * c_.plan.row);
+    prefer_huge_pages(stats_, sizeof(A) * c_.args.num_dst * stats_row_);
+    prefer_huge_pages(d_x_dst_, sizeof(T) * c_.args.num_dst * c_.plan.row);
+    prefer_huge_pages(d_x_src_, sizeof(T) * c_.args.num_src * c_.plan.row);
     const int64_t status = by_destination();
     return status != kOk || !d_x_src_ ? status : by_source();
   }
 
  private:
+  // The statistics of a row begin a cache line, or share one with others that end in it.
+  static int64_t whole_lines(int64_t elements) {
+    const int64_t line = 64 / sizeof(A);
+    if (elements > line) return (elements + line - 1) / line * line;
+    int64_t size = 1;
+    while (size < elements) size *= 2;
+    return size;
+  }
   bool edge_gradients() const { return d_edge_attr_ || d_edge_weight_; }
   bool need_ids() const { return c_.dropout.active || grad_alpha_ || edge_gradients(); }
   // grad_out as a base and a stride: one row of zeros where there is none.
@@ -54,7 +65,7 @@ class Backward {
     const Items items(rows, min_of((int64_t)256, max_of((int64_t)8, ((int64_t)8 << 20) / item_size)));
     const int64_t threads = min_of(c_.threads_for(rows.num_edges), items.count());
     const Workers<T> workers(c_, threads);
-    const Buffer partial(sizeof(A) * rows.num_pieces * partial_size());
+    const Buffer partial(sizeof(A) * rows.end_piece() * partial_size());
     const Buffer sums(sizeof(double) * items.count() * item_size);
     if (!workers.ok() || !partial || !sums) return kOutOfMemory;
     if (d_edge_attr_ && c_.args.num_ids != rows.num_edges)
@@ -83,7 +94,7 @@ class Backward {
           });
       if (edge_gradients()) w.staged.flush();
     });
-    parallel_for(rows.num_cuts, threads, [&](int64_t cut, int64_t thread) {
+    parallel_for(rows.end_cut, threads, [&](int64_t cut, int64_t thread) {
       merge_by_destination(workers[thread], cut, partial.get<A>());
     });
     reduce_items(items.count(), item_size, sums.get<double>(), partial.get<A>());
@@ -95,14 +106,14 @@ class Backward {
     const int n = c_.lanes.spread_size(), heads = c_.plan.heads;
     w.row.own = c_.padded(w.own, x_dst_ + row * c_.plan.row);
     w.row.grad = c_.padded(w.grad, grad_base() + row * grad_stride());
+    c_.prefetch_row(x_dst_ + (row + 1) * c_.plan.row);
+    c_.prefetch_row(out_ + (row + 1) * c_.plan.row);
+    if (grad_out_) c_.prefetch_row(grad_out_ + (row + 1) * c_.plan.row);
     c_.lanes.spread(w.stats, lse_ + row * heads, heads);
     for (int k = 0; k < n; ++k) w.stats[n + k] = 1;
-    // (5): D = <g_i, out_i>, the row out_i standing in for an edge.
-    w.tile.n = 1;
-    for (int k = 0; k < c_.group; ++k) w.tile.rows[k] = out_ + row * c_.plan.row;
-    for (int k = 0; k < c_.group; ++k) w.tile.next_rows[k] = out_ + row * c_.plan.row;
+    // (5): D = <g_i, out_i>.
     c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
-      m->score[kByDestination][false](w.tile, s, w.row, w.s, w.d);
+      m->dot(out_ + row * c_.plan.row, s, w.row, w.d);
     });
     c_.lanes.spread(w.stats + 2 * n, w.d, heads);
   }
@@ -157,7 +168,7 @@ class Backward {
     const Rows& rows = by_dst_;
     const int n = c_.lanes.spread_size();
     auto piece = [&](int64_t p) { return partial + p * partial_size(); };
-    parallel_for(rows.num_pieces, threads, [&](int64_t p, int64_t thread) {
+    parallel_for(rows.end_piece(), threads, [&](int64_t p, int64_t thread) {
       Worker<T>& w = workers[thread];
       const int64_t row = rows.pieces[3 * p], begin = rows.pieces[3 * p + 1], end = rows.pieces[3 * p + 2];
       memset(piece(p), 0, sizeof(A) * 2 * n);
@@ -170,7 +181,7 @@ class Backward {
       }
     });
     if (!grad_alpha_ && !edge_gradients()) return;
-    for (int64_t cut = 0; cut < rows.num_cuts; ++cut) {
+    for (int64_t cut = 0; cut < rows.end_cut; ++cut) {
       const int64_t first = rows.cuts[3 * cut + 1], last = rows.cuts[3 * cut + 2];
       Worker<T>& w = workers[0];
       for (int k = 0; k < 2 * n; ++k) {
@@ -265,8 +276,8 @@ class Backward {
     close_row(w, row);
     if (d_att_)
       for (int h = 0; h < c_.plan.heads; ++h)
-        for (int k = h * c_.plan.padded_channels; k < (h + 1) * c_.plan.padded_channels; ++k)
-          sum[k] += (double)(w.sum_b[k] * w.scale[h]);
+        for (int k = h * c_.plan.padded_channels; k < (h + 1) * c_.plan.padded_channels; k += W)
+          add_doubles(sum + k, load(w.sum_b + k) * w.scale[h]);
   }
 
   // Every lane of w.residual to the sum over its head.
@@ -286,7 +297,7 @@ class Backward {
     for (int h = 0, k = 0; h < c_.plan.heads; ++h)
       for (const int end = k + c_.plan.padded_channels; k < end; k += W)
         store(w.sum_a + k, (load(w.sum_a + k) - middle * w.residual[h]) * load(c_.att + k));
-    c_.put_row(d_x_dst_ + row * c_.plan.row, w.sum_a, w.scale);
+    c_.put_row(d_x_dst_ + row * c_.plan.row, w.sum_a, w.scale, past_caches_);
   }
 
   // Adds the pieces of a long row in order, in double; its part of d att replaces its first piece's.
@@ -337,7 +348,7 @@ class Backward {
       for (int64_t k = 0; k < item_size; ++k) sums[k] += sums[item * item_size + k];
     const int row_size = c_.plan.padded_row;
     if (d_att_) {
-      for (int64_t cut = 0; cut < by_dst_.num_cuts; ++cut) {
+      for (int64_t cut = 0; cut < by_dst_.end_cut; ++cut) {
         const A* from = partial + by_dst_.cuts[3 * cut + 1] * partial_size() + 2 * c_.lanes.spread_size() + row_size;
         for (int k = 0; k < row_size; ++k) sums[k] += from[k];
       }
@@ -357,51 +368,88 @@ class Backward {
 
   // ---- by source
 
+  // Block by block of destinations, whose rows then stay in the caches. From block to block the sums of a
+  // source are kept in its row of d x_src, or where that is too narrow for them in a row of their own.
   int64_t by_source() {
-    const Rows& rows = by_src_;
-    const Items items(rows, 256);
-    const int64_t threads = min_of(c_.threads_for(rows.num_edges), items.count());
+    const int64_t num_src = c_.args.num_src, blocks = c_.args.src_blocks, row_size = c_.plan.padded_row;
+    const int64_t threads = min_of(c_.threads_for(by_src_.num_edges), (int64_t)256);
     const Workers<T> workers(c_, threads);
+    const Buffer partial(sizeof(A) * by_src_.end_piece() * row_size);
+    const bool apart = blocks > 1 && sizeof(T) != sizeof(A);
+    const Buffer wide(apart ? sizeof(A) * num_src * c_.plan.row : 0);
+    if (!workers.ok() || !partial || !wide) return kOutOfMemory;
+    for (int64_t block = 0; block < blocks; ++block) {
+      const Rows rows = by_src_.part(block * num_src, (block + 1) * num_src);
+      if (apart) source_block(workers, threads, rows, block == 0, partial.get<A>(), wide.get<A>());
+      else source_block(workers, threads, rows, block == 0, partial.get<A>(), d_x_src_);
+    }
+    if (apart) {
+      const int64_t most = 256, size = num_src * c_.plan.row;
+      parallel_for(most, threads, [&](int64_t item, int64_t) {
+        for (int64_t k = size * item / most; k < size * (item + 1) / most; ++k) from_float(wide.get<A>()[k], d_x_src_[k]);
+      });
+    }
+    return kOk;
+  }
+
+  // Adds the edges of some rows of by_src to the packed rows of their sources.
+  template <class U>
+  void source_block(const Workers<T>& workers, int64_t threads, const Rows& rows, bool first, A* partial, U* sums) const {
     const int64_t row_size = c_.plan.padded_row;
-    const Buffer partial(sizeof(A) * rows.num_pieces * row_size);
-    if (!workers.ok() || !partial) return kOutOfMemory;
+    const bool past_caches = c_.past_caches(sums, c_.args.num_src);
+    const Items items(rows, 256);
+    auto packed = [&](int64_t row) { return sums + (row - rows.first_row) * c_.plan.row; };
     parallel_for(items.count(), threads, [&](int64_t item, int64_t thread) {
       Worker<T>& w = workers[thread];
       for_each_part(
           rows, items, item,
           [&](int64_t row, int64_t begin, int64_t end) {
-            T* const to = d_x_src_ + row * c_.plan.row;
+            U* const to = packed(row);
             if (begin == end) {
-              memset(to, 0, sizeof(T) * c_.plan.row);
+              if (first) memset(to, 0, sizeof(U) * c_.plan.row);
               return;
             }
-            source_sums(w, row, begin, end);
-            c_.put_row(to, w.sum_a, nullptr);
+            start_sums(w, first ? nullptr : to);
+            if (!first) c_.prefetch_row(to + c_.plan.row);
+            source_sums(w, row - rows.first_row, begin, end);
+            c_.put_row(to, w.sum_a, nullptr, past_caches);
           },
           [&](int64_t piece, int64_t row, int64_t begin, int64_t end) {
-            source_sums(w, row, begin, end);
-            memcpy(partial.get<A>() + piece * row_size, w.sum_a, sizeof(A) * row_size);
+            start_sums<U>(w, nullptr);
+            source_sums(w, row - rows.first_row, begin, end);
+            memcpy(partial + piece * row_size, w.sum_a, sizeof(A) * row_size);
           });
     });
-    parallel_for(rows.num_cuts, threads, [&](int64_t cut, int64_t thread) {
+    parallel_for(rows.end_cut - rows.first_cut, threads, [&](int64_t k, int64_t thread) {
       Worker<T>& w = workers[thread];
+      const int64_t cut = rows.first_cut + k;
+      U* const to = packed(rows.cuts[3 * cut]);
+      start_sums(w, first ? nullptr : to);
       for (int64_t k = 0; k < row_size; k += W) {
-        double sum[W] = {};
+        double sum[W];
+        for (int i = 0; i < W; ++i) sum[i] = (double)w.sum_a[k + i];
         for (int64_t p = rows.cuts[3 * cut + 1]; p < rows.cuts[3 * cut + 2]; ++p)
-          for (int i = 0; i < W; ++i) sum[i] += (double)partial.get<A>()[p * row_size + k + i];
+          for (int i = 0; i < W; ++i) sum[i] += (double)partial[p * row_size + k + i];
         for (int i = 0; i < W; ++i) w.sum_a[k + i] = (A)sum[i];
       }
-      c_.put_row(d_x_src_ + rows.cuts[3 * cut] * c_.plan.row, w.sum_a, nullptr);
+      c_.put_row(to, w.sum_a, nullptr, past_caches);
     });
-    return kOk;
   }
 
-  // (8) over some edges of a source, into sum_a.
+  // sum_a = a packed row, or 0.
+  template <class U> void start_sums(Worker<T>& w, const U* from) const {
+    const size_t bytes = sizeof(A) * c_.plan.padded_row;
+    if (!from) memset(w.sum_a, 0, bytes);
+    else if (sizeof(U) == sizeof(A) && c_.plan.packed_is_padded()) memcpy(w.sum_a, from, bytes);
+    else c_.plan.pad(w.sum_a, from);
+  }
+
+  // (8) over some edges of a source, added to sum_a.
   void source_sums(Worker<T>& w, int64_t row, int64_t begin, int64_t end) const {
     const int stride = c_.plan.head_stride;
     const int64_t size = c_.plan.padded_row, last = by_src_.num_edges - 1;
     w.row.own = c_.padded(w.own, x_src_ + row * c_.plan.row);
-    memset(w.sum_a, 0, sizeof(A) * size);
+    c_.prefetch_row(x_src_ + (row + 1) * c_.plan.row);
     memset(w.sum_b, 0, sizeof(A) * size);
     for (int64_t p = begin; p < end; p += kTile) {
       const int n = (int)min_of((int64_t)kTile, end - p);
@@ -414,7 +462,8 @@ class Backward {
         copy_heads(w.lse + e * stride, from, stride);
         copy_heads(w.norm + e * stride, from + stride, stride);
         copy_heads(w.delta + e * stride, from + 2 * stride, stride);
-        prefetch(stats_ + by_src_.idx[min_of(p + e + kAhead, last)] * stats_row_);
+        const A* const next = stats_ + by_src_.idx[min_of(p + e + kAhead, last)] * stats_row_;
+        for (int64_t k = 0; k < stats_row_; k += 64 / sizeof(A)) prefetch(next + k);
       }
       if (c_.dropout.active) c_.dropout.fill(w.keep, n, c_.plan.heads, stride, w.ids);
       for (int k = 0; k < c_.lanes.vectors(n) * W; k += W) {
@@ -447,6 +496,7 @@ class Backward {
   A* const d_att_;
   T* const d_edge_attr_;
   A* const d_edge_weight_;
+  const bool past_caches_;  // d_x_dst
   const int64_t stats_row_;
   const Buffer zeros_;
   const Buffer stats_buffer_;

@@ -15,16 +15,18 @@ class Forward {
   explicit Forward(const Arguments& args)
       : c_(args, interleaving_pays(args)), rows_(args.by_dst, args.wide_index, args.num_dst),
         x_src_(static_cast<const T*>(args.x_src)), x_dst_(static_cast<const T*>(args.x_dst)), gathered_(x_src_),
-        out_(static_cast<T*>(args.out)), lse_(static_cast<A*>(args.lse)), alpha_(static_cast<A*>(args.alpha)) {}
+        out_(static_cast<T*>(args.out)), lse_(static_cast<A*>(args.lse)), alpha_(static_cast<A*>(args.alpha)),
+        past_caches_(c_.past_caches(out_, args.num_dst)) {}
 
   int64_t run() {
     if (!c_.ok()) return kOutOfMemory;
     const int64_t threads = c_.threads_for(rows_.num_edges);
     const Items items(rows_, 256);
     const Workers<T> workers(c_, min_of(threads, items.count()));
-    const Buffer partial(sizeof(A) * rows_.num_pieces * partial_size());
+    const Buffer partial(sizeof(A) * rows_.end_piece() * partial_size());
     const Scratch copies(c_.plan.interleaved ? sizeof(T) * c_.args.num_src * c_.plan.gathered : 0);
     if (!workers.ok() || !partial || (c_.plan.interleaved && !copies.get<T>())) return kOutOfMemory;
+    prefer_huge_pages(out_, sizeof(T) * c_.args.num_dst * c_.plan.row);
     if (c_.plan.interleaved) interleave(copies.get<T>(), threads);
     if (alpha_ && c_.args.num_ids != rows_.num_edges)
       memset(alpha_, 0, sizeof(A) * c_.args.num_ids * c_.plan.heads);
@@ -48,10 +50,10 @@ class Forward {
             memcpy(to + 2 * n, w.sum_a, sizeof(A) * c_.plan.padded_row);
           });
     });
-    parallel_for(rows_.num_cuts, min_of(threads, items.count()),
+    parallel_for(rows_.end_cut, min_of(threads, items.count()),
                  [&](int64_t cut, int64_t thread) { merge(workers[thread], cut, partial.get<A>()); });
     if (alpha_)
-      parallel_for(rows_.num_pieces, min_of(threads, items.count()), [&](int64_t piece, int64_t thread) {
+      parallel_for(rows_.end_piece(), min_of(threads, items.count()), [&](int64_t piece, int64_t thread) {
         Worker<T>& w = workers[thread];
         const A* from = partial.get<A>() + piece * partial_size();
         memcpy(w.max, from, sizeof(A) * c_.lanes.spread_size());
@@ -92,6 +94,7 @@ class Forward {
   // (2), (3) before normalisation: sum_a = sum_e keep_e exp(s_e - max) x_src[j].
   void row_sums(Worker<T>& w, int64_t row, int64_t begin, int64_t end) const {
     w.row.own = c_.padded(w.own, x_dst_ + row * c_.plan.row);
+    c_.prefetch_row(x_dst_ + (row + 1) * c_.plan.row);
     const RunningSoftmax<A> softmax{w.max, w.denominator};
     softmax.reset(c_.lanes);
     for (int64_t p = begin; p < end; p += kTile) {
@@ -120,7 +123,7 @@ class Forward {
       store(w.denominator + b * W, load(w.max + b * W) + log<A>(total));
     }
     memcpy(lse_ + row * c_.plan.heads, w.denominator, sizeof(A) * c_.plan.heads);
-    c_.put_row(out_ + row * c_.plan.row, w.sum_a, w.scale);
+    c_.put_row(out_ + row * c_.plan.row, w.sum_a, w.scale, past_caches_);
   }
 
   // Turns the scores that row_sums left in alpha into keep_e alpha_e.
@@ -180,6 +183,7 @@ class Forward {
   T* const out_;
   A* const lse_;
   A* const alpha_;
+  const bool past_caches_;  // out
 };
 
 GATV2_END

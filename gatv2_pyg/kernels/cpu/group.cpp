@@ -121,40 +121,54 @@ int64_t group(const GroupArguments& a, GroupResult& result) {
   return kOk;
 }
 
+// The row that holds a position: the last one that starts at or before it.
+template <class O>
+int64_t row_at(const O* ptr, int64_t num_rows, int64_t position) {
+  int64_t lo = 0, hi = num_rows;
+  while (lo < hi) {
+    const int64_t mid = (lo + hi) / 2;
+    if (ptr[mid + 1] <= position) lo = mid + 1; else hi = mid;
+  }
+  return lo;
+}
+
 template <class O>
 int64_t transpose_of(const TransposeArguments& a, int64_t& largest) {
   const O* ptr = static_cast<const O*>(a.ptr);
   const O* idx = static_cast<const O*>(a.idx);
   const O* eid = static_cast<const O*>(a.eid);
-  const int64_t edges = a.num_rows ? ptr[a.num_rows] : 0;
-  const int64_t ranges = ranges_for(edges, a.num_src, a.threads);
-  O* counts = static_cast<O*>(calloc((size_t)(ranges * a.num_src) + 1, sizeof(O)));
+  const int64_t edges = a.num_rows ? ptr[a.num_rows] : 0, out_rows = a.num_blocks * a.num_src;
+  const int64_t ranges = ranges_for(edges, out_rows, a.threads);
+  O* counts = static_cast<O*>(calloc((size_t)(ranges * out_rows) + 1, sizeof(O)));
   Free hold{counts};
   if (!counts) return kOutOfMemory;
   auto begin = [&](int64_t k) { return edges / ranges * k + smaller(k, edges % ranges); };
+  // Calls body(row, its first position, its end, where the counts of its block begin) for the rows of a range.
+  auto for_rows = [&](int64_t k, const auto& body) {
+    const int64_t end = begin(k + 1), per_block = (a.num_rows + a.num_blocks - 1) / a.num_blocks;
+    int64_t p = begin(k);
+    for (int64_t row = row_at(ptr, a.num_rows, p); p < end; ++row) {
+      const int64_t to = smaller(ptr[row + 1], end);
+      if (p < to) body(row, p, to, counts + k * out_rows + row / per_block * a.num_src);
+      p = to;
+    }
+  };
   for_ranges(ranges, [&](int64_t k) {
-    O* const count = counts + k * a.num_src;
-    for (int64_t p = begin(k), end = begin(k + 1); p < end; ++p) ++count[idx[p]];
+    for_rows(k, [&](int64_t, int64_t from, int64_t to, O* count) {
+      for (int64_t p = from; p < to; ++p) ++count[idx[p]];
+    });
   });
-  largest = offsets(counts, ranges, a.num_src, static_cast<O*>(a.out_ptr));
+  largest = offsets(counts, ranges, out_rows, static_cast<O*>(a.out_ptr));
   O* const out_idx = static_cast<O*>(a.out_idx);
   O* const out_eid = static_cast<O*>(a.out_eid);
   for_ranges(ranges, [&](int64_t k) {
-    O* const next = counts + k * a.num_src;
-    const int64_t end = begin(k + 1);
-    // The row of the range's first position: the last one that starts at or before it.
-    int64_t lo = 0, hi = a.num_rows;
-    while (lo < hi) {
-      const int64_t mid = (lo + hi) / 2;
-      if (ptr[mid + 1] <= begin(k)) lo = mid + 1; else hi = mid;
-    }
-    int64_t row = lo;
-    for (int64_t p = begin(k); p < end; ++p) {
-      while (ptr[row + 1] <= p) ++row;
-      const O to = next[idx[p]]++;
-      out_idx[to] = (O)row;
-      out_eid[to] = eid ? eid[p] : (O)p;
-    }
+    for_rows(k, [&](int64_t row, int64_t from, int64_t to, O* next) {
+      for (int64_t p = from; p < to; ++p) {
+        const O at = next[idx[p]]++;
+        out_idx[at] = (O)row;
+        out_eid[at] = eid ? eid[p] : (O)p;
+      }
+    });
   });
   return kOk;
 }

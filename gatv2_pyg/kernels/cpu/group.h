@@ -39,7 +39,8 @@ struct TransposeArguments {
   const void* eid;  // null: the identity
   int64_t num_rows;
   int64_t num_src;
-  void* out_ptr;  // [num_src + 1]
+  int64_t num_blocks;  // ranges of as many rows, the edges of each by source
+  void* out_ptr;       // [num_blocks * num_src + 1]
   void* out_idx;
   void* out_eid;
 };

@@ -77,7 +77,7 @@ struct InterleavedMicro {
 template <class T, int HS, int N>
 const MicroTable<T>* interleaved_table() {
   using M = InterleavedMicro<T, HS, N>;
-  static constexpr MicroTable<T> table = {{{M::score}}, M::accumulate_forward, {}, {}};
+  static constexpr MicroTable<T> table = {{{M::score}}, nullptr, M::accumulate_forward, {}, {}};
   return &table;
 }
 

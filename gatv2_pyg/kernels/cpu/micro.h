@@ -64,6 +64,12 @@ GATV2_INLINE auto reduce(const Leaf& leaf) {
     return merge<A, bit>(a, reduce<A, L, k + bit, bit * 2>(leaf));
   }
 }
+// k with its bits in reverse, k < L.
+template <int L> constexpr int reversed(int k) {
+  int to = 0;
+  for (int bit = 1; bit < L; bit *= 2) to = 2 * to + (k / bit) % 2;
+  return to;
+}
 template <class A, int L>
 GATV2_NOINLINE typename Simd<A>::V reduce_stored(const typename Simd<A>::V* v) {
   return reduce<A, L, 0, 1>([=](auto k) GATV2_LAMBDA_INLINE { return v[decltype(k)::value]; });
@@ -121,16 +127,16 @@ struct Micro {
   // An edge's rows, and those of the edge to prefetch.
   struct Edges { const T *x, *g, *next_x, *next_g; };
 
-  // (2) and (4) of one edge and head h of the segment, lanes not yet added up. The prefetches are spread
-  // over the work, for the processor tracks few misses at a time.
+  // (2) and (4) of one edge and head h of the segment, lanes not yet added up. The prefetches, here of
+  // `ahead` and its head, are spread over the work, for the processor tracks few misses at a time.
   template <Direction D, bool Edge>
-  static GATV2_INLINE Scores<V> terms(const Own<D>& o, const Edges& t, const A* projected, int h) {
+  static GATV2_INLINE Scores<V> terms(const Own<D>& o, const Edges& t, const A* projected, int h, const Edges& ahead,
+                                      int ahead_h) {
     Scores<V> sum{};
     GATV2_UNROLL
     for (int c = 0; c < CV; ++c) {
       const int v = h * CV + c;
-      prefetch_vector(t.next_x, v);
-      if constexpr (D == kBySource) prefetch_vector(t.next_g, v);
+      prefetch_vector(ahead.next_x, ahead_h * CV + c);
       const V xv = get(t.x, v, o.tail);
       V z = xv + o.own[v];
       if constexpr (Edge) z += load(projected + v * W);
@@ -148,27 +154,31 @@ struct Micro {
   // (2) and (4) for a tile: s[e][h] = <att, LeakyReLU(z)>, d[e][h] = <g, x_src>.
   template <Direction D, bool Edge>
   static void score(const Tile<T>& t, const Segment& seg, const RowData<A>& r, A* s, A* d) {
-    const Own<D> o(seg, r);
     const A* const projected = Edge ? t.projected + seg.padded : nullptr;
     auto edges_at = [&](int e) GATV2_LAMBDA_INLINE {
       const bool g = D == kBySource;
       return Edges{one_address(t.rows[e] + seg.offset), g ? one_address(t.grads[e] + seg.offset) : nullptr,
                    one_address(t.next_rows[e] + seg.offset), g ? one_address(t.next_grads[e] + seg.offset) : nullptr};
     };
-    auto edge_terms = [&](const Edges& edges, int e, int h) GATV2_LAMBDA_INLINE {
-      return terms<D, Edge>(o, edges, Edge ? projected + (int64_t)e * r.padded_row : nullptr, h);
+    auto edge_terms = [&](const Own<D>& o, const Edges& edges, int e, int h, const Edges& ahead,
+                          int ahead_h) GATV2_LAMBDA_INLINE {
+      return terms<D, Edge>(o, edges, Edge ? projected + (int64_t)e * r.padded_row : nullptr, h, ahead, ahead_h);
     };
-    // Up to L sums over channels at once, of L / HB edges.
+    // Up to L sums over channels at once, of L / HB edges. Where reductions are calls, which keep no vectors, the
+    // row's own are read again: that takes less than to save and restore them.
+    constexpr bool inline_reduction = HB >= 4 && !Edge;
+    const Own<D> shared(seg, r);
     auto group = [&](auto count, int e0) GATV2_LAMBDA_INLINE {
       constexpr int L = decltype(count)::value;
       V rs, rd;
-      if constexpr (HB >= 4 && !Edge) {
+      if constexpr (inline_reduction) {
         Edges edges[L / HB];
         GATV2_UNROLL
         for (int e = 0; e < L / HB; ++e) edges[e] = edges_at(e0 + e);
         auto leaf = [&](auto k) GATV2_LAMBDA_INLINE {
-          constexpr int e = decltype(k)::value / HB;
-          return edge_terms(edges[e], e0 + e, decltype(k)::value % HB);
+          // The leaves come in the order of their reversed bits, the lines of a row are prefetched in theirs.
+          constexpr int e = decltype(k)::value / HB, line = reversed<L>(decltype(k)::value);
+          return edge_terms(shared, edges[e], e0 + e, decltype(k)::value % HB, edges[line / HB], line % HB);
         };
         if constexpr (D == kForward) {
           rs = reduce<A, L, 0, 1>([&](auto k) GATV2_LAMBDA_INLINE { return leaf(k).s; });
@@ -179,16 +189,19 @@ struct Micro {
         }
       } else {
         V ps[L], pd[L];
+        const Own<D> own(*one_address(&seg), *one_address(&r));
+        const int count = min_of(L / HB, t.n - e0);
 #pragma GCC unroll 1
-        for (int e = 0; e < L / HB; ++e) {
+        for (int e = 0; e < count; ++e) {
           const Edges edges = edges_at(e0 + e);
           GATV2_UNROLL
           for (int h = 0; h < HB; ++h) {
-            const Scores<V> sum = edge_terms(edges, e0 + e, h);
+            const Scores<V> sum = edge_terms(own, edges, e0 + e, h, edges, h);
             ps[e * HB + h] = sum.s;
             if constexpr (D != kForward) pd[e * HB + h] = sum.d;
           }
         }
+        for (int k = count * HB; k < L; ++k) ps[k] = pd[k] = V{};
         rs = reduce_stored<A, L>(ps);
         if constexpr (D != kForward) rd = reduce_stored<A, L>(pd);
       }
@@ -201,6 +214,19 @@ struct Micro {
       if (few < W && (t.n - e) * HB <= few) { group(Int<few>(), e); e += few / HB; }
       else { group(Int<W>(), e); e += W / HB; }
     }
+  }
+
+  // d[h] = <grad, x> for a packed row x.
+  static void dot(const T* x, const Segment& seg, const RowData<A>& r, A* d) {
+    const Lanes tail(seg.tail);
+    const V sums = reduce<A, HB, 0, 1>([&](auto h) GATV2_LAMBDA_INLINE {
+      V sum{};
+      GATV2_UNROLL
+      for (int v = decltype(h)::value * CV; v < (decltype(h)::value + 1) * CV; ++v)
+        sum = fma(load(r.grad + seg.padded + v * W), get(x + seg.offset, v, tail), sum);
+      return sum;
+    });
+    scatter_scores<A>(d + seg.head, sums, 1, HB, 0, seg.continues);
   }
 
   // (3): acc = acc * scale + sum_e p[e][h] x_src; the first tile of a row starts from 0.
@@ -272,8 +298,10 @@ struct Micro {
     for (int e = 0; e < t.n; ++e, ke += r.head_stride, de += r.head_stride) {
       const T* x = t.rows[e] + seg.offset;
       const T* g = t.grads[e] + seg.offset;
+      const T* const next = one_address(t.next_grads[e] + seg.offset);
       GATV2_UNROLL
       for (int v = 0; v < N; ++v) {
+        prefetch_vector(next, v);
         V z = get(x, v, tail) + own[v];
         if constexpr (Edge) z += load(t.projected + (int64_t)e * r.padded_row + seg.padded + v * W);
         a[v] = fma(broadcast<V>(ke[v / CV]), get(g, v, tail), a[v]);
@@ -293,6 +321,7 @@ template <class T>
 struct MicroTable {
   using A = Acc<T>;
   void (*score[3][2])(const Tile<T>&, const Segment&, const RowData<A>&, A* s, A* d);
+  void (*dot)(const T* x, const Segment&, const RowData<A>&, A* d);
   void (*accumulate_forward)(const Tile<T>&, const Segment&, const RowData<A>&, const A* p, const A* scale, A* acc);
   void (*accumulate_by_destination[2])(const Tile<T>&, const Segment&, const RowData<A>&, const A* ds, A* acc_slope,
                                        A* acc_att);
@@ -307,6 +336,7 @@ const MicroTable<T>* micro_table() {
       {{M::template score<kForward, false>, M::template score<kForward, true>},
        {M::template score<kByDestination, false>, M::template score<kByDestination, true>},
        {M::template score<kBySource, false>, M::template score<kBySource, true>}},
+      M::dot,
       M::accumulate_forward,
       {M::template accumulate_by_destination<false>, M::template accumulate_by_destination<true>},
       {M::template accumulate_by_source<false>, M::template accumulate_by_source<true>}};

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <stdlib.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "simd.h"
 
@@ -24,6 +27,18 @@ class Buffer {
  private:
   void* memory_ = nullptr;
 };
+
+// Asks for huge pages under a large result before it is written: a page fault for each 4 KiB costs more than
+// what is written there.
+inline void prefer_huge_pages(void* memory, size_t bytes) {
+#if defined(__linux__)
+  const uintptr_t page = (uintptr_t)2 << 20;
+  const uintptr_t begin = ((uintptr_t)memory + page - 1) / page * page, end = ((uintptr_t)memory + bytes) / page * page;
+  if (memory && end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)memory, (void)bytes;
+#endif
+}
 
 // A buffer that is kept for the next call if it is not large: pages the system hands out anew cost more
 // than what is written to them. One is kept; calls at the same time have their own.
@@ -75,12 +90,14 @@ void parallel_for(int64_t items, int64_t threads, const Body& body) {
         if (item >= items) break;
         body(item, worker);
       }
+      fence_stores();
     }
     return;
   }
 #endif
   (void)threads;
   for (int64_t item = 0; item < items; ++item) body(item, 0);
+  fence_stores();
 }
 
 GATV2_END

@@ -52,8 +52,18 @@ struct Context {
     plan.pad(memory, row);
     return memory;
   }
+  // A row that is not gathered but follows the one at hand.
+  template <class U> GATV2_INLINE void prefetch_row(const U* row) const {
+    const char* p = reinterpret_cast<const char*>(row);
+    for (int64_t k = 0; k < (int64_t)sizeof(U) * plan.row; k += 64) prefetch(p + k);
+  }
+  // Whether the rows of a result are better stored past the caches: it is larger than they are.
+  template <class U> bool past_caches(const U* result, int64_t rows) const {
+    return plan.packed_is_padded() && rows * plan.row * (int64_t)sizeof(U) >= (int64_t)8 << 20 &&
+           (uintptr_t)result % kVectorBytes == 0;
+  }
   // out = value * scale[h], to a packed row; scale may be null.
-  void put_row(T* out, const A* value, const A* scale) const {
+  template <class U> void put_row(U* out, const A* value, const A* scale, bool past) const {
     if (plan.interleaved) {
       for (int h = 0; h < plan.heads; ++h)
         for (int c = 0; c < plan.channels; ++c, ++out)
@@ -64,8 +74,10 @@ struct Context {
       for (int v = 0; v < plan.head_vectors; ++v) {
         auto x = load(value + h * plan.padded_channels + v * plan.W);
         if (scale) x *= scale[h];
-        T* to = out + (int64_t)h * plan.channels + v * plan.W;
-        if (plan.packed_is_padded()) store(to, x); else store(to, x, plan.lanes(v));
+        U* to = out + (int64_t)h * plan.channels + v * plan.W;
+        if (past) store_past_caches(to, x);
+        else if (plan.packed_is_padded()) store(to, x);
+        else store(to, x, plan.lanes(v));
       }
   }
   // Calls f(micro-kernels, segment) for all segments of a row.

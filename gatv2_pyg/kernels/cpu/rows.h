@@ -34,20 +34,35 @@ class Index {
 
 struct Rows {
   Index ptr, idx, eid, pieces, cuts;
-  int64_t num_rows, num_pieces, num_cuts, num_edges;
+  int64_t first_row, end_row, first_cut, end_cut;
+  int64_t num_edges;  // of all rows, those outside [first_row, end_row) too
 
-  Rows(const GroupedEdges& g, bool wide, int64_t n)
+  Rows(const GroupedEdges& g, bool wide, int64_t num_rows)
       : ptr(g.ptr, wide), idx(g.idx, wide), eid(g.eid, wide), pieces(g.pieces, wide), cuts(g.cuts, wide),
-        num_rows(n), num_pieces(0), num_cuts(g.num_cuts), num_edges(n ? ptr[n] : 0) {
+        first_row(0), end_row(num_rows), first_cut(0), end_cut(g.num_cuts), num_edges(num_rows ? ptr[num_rows] : 0) {
     // Tables whose size may not depend on data end in entries of row -1.
-    while (num_cuts > 0 && cuts[3 * num_cuts - 3] < 0) --num_cuts;
-    if (num_cuts > 0) num_pieces = cuts[3 * num_cuts - 1];
+    while (end_cut > 0 && cuts[3 * end_cut - 3] < 0) --end_cut;
+  }
+  // Rows [first, end) of these.
+  Rows part(int64_t first, int64_t end) const {
+    Rows rows = *this;
+    rows.first_row = first;
+    rows.end_row = end;
+    rows.first_cut = cut_from(first);
+    rows.end_cut = cut_from(end);
+    return rows;
   }
 
   int64_t id(int64_t position) const { return eid ? eid[position] : position; }
+  // Work in units of an edge; a row costs as much as an edge.
+  int64_t cost(int64_t row) const { return ptr[row] - ptr[first_row] + row - first_row; }
+  int64_t cost() const { return end_row > first_row ? cost(end_row) : 0; }
+  int64_t first_piece() const { return end_cut > 0 ? pieces_before(first_cut) : 0; }
+  int64_t end_piece() const { return end_cut > 0 ? pieces_before(end_cut) : 0; }
+  int64_t pieces_before(int64_t cut) const { return cut > 0 ? cuts[3 * cut - 1] : 0; }
   // First long row at or after `row`, as an index into cuts.
-  int64_t first_cut(int64_t row) const {
-    int64_t lo = 0, hi = num_cuts;
+  int64_t cut_from(int64_t row) const {
+    int64_t lo = first_cut, hi = end_cut;
     while (lo < hi) {
       const int64_t mid = (lo + hi) / 2;
       if (cuts[3 * mid] < row) lo = mid + 1; else hi = mid;
@@ -57,21 +72,19 @@ struct Rows {
 };
 
 // The work is cut into items that depend on the graph alone: groups of consecutive pieces of long rows,
-// then ranges of rows of about equal cost (a row costs as much as an edge). Sums over edges are kept per
-// item and added in order of items.
+// then ranges of rows of about equal cost. Sums over edges are kept per item and added in order of items.
 class Items {
  public:
   Items(const Rows& rows, int64_t most) : rows_(rows) {
-    const int64_t cost = rows.num_edges + rows.num_rows;
-    ranges_ = max_of((int64_t)1, min_of(most, cost / 2048));
-    groups_ = min_of(most, rows.num_pieces);
+    ranges_ = max_of((int64_t)1, min_of(most, rows.cost() / 2048));
+    groups_ = min_of(most, num_pieces());
   }
   int64_t count() const { return groups_ + ranges_; }
   // True: pieces [begin, end). False: rows [begin, end), long rows among them to be left out.
   bool is_pieces(int64_t item, int64_t& begin, int64_t& end) const {
     if (item < groups_) {
-      begin = rows_.num_pieces * item / groups_;
-      end = rows_.num_pieces * (item + 1) / groups_;
+      begin = rows_.first_piece() + num_pieces() * item / groups_;
+      end = rows_.first_piece() + num_pieces() * (item + 1) / groups_;
       return true;
     }
     begin = range_begin(item - groups_);
@@ -80,14 +93,14 @@ class Items {
   }
 
  private:
+  int64_t num_pieces() const { return rows_.end_piece() - rows_.first_piece(); }
   int64_t range_begin(int64_t k) const {
-    if (k >= ranges_) return rows_.num_rows;
-    const int64_t cost = rows_.num_edges + rows_.num_rows;
-    const int64_t target = cost / ranges_ * k;
-    int64_t lo = 0, hi = rows_.num_rows;
+    if (k >= ranges_) return rows_.end_row;
+    const int64_t target = rows_.cost() / ranges_ * k;
+    int64_t lo = rows_.first_row, hi = rows_.end_row;
     while (lo < hi) {
       const int64_t mid = (lo + hi) / 2;
-      if (rows_.ptr[mid] + mid < target) lo = mid + 1; else hi = mid;
+      if (rows_.cost(mid) < target) lo = mid + 1; else hi = mid;
     }
     return lo;
   }
@@ -103,11 +116,11 @@ void for_each_part(const Rows& rows, const Items& items, int64_t item, const Sho
     for (int64_t p = begin; p < end; ++p) piece(p, rows.pieces[3 * p], rows.pieces[3 * p + 1], rows.pieces[3 * p + 2]);
     return;
   }
-  int64_t cut = rows.first_cut(begin);
+  int64_t cut = rows.cut_from(begin);
   int64_t from = begin < end ? rows.ptr[begin] : 0;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t to = rows.ptr[row + 1];
-    if (cut < rows.num_cuts && rows.cuts[3 * cut] == row) ++cut;
+    if (cut < rows.end_cut && rows.cuts[3 * cut] == row) ++cut;
     else short_row(row, from, to);
     from = to;
   }

@@ -98,6 +98,15 @@ GATV2_INLINE VF max_of(VF a, VF b) { return a > b ? a : b; }
 GATV2_INLINE VD max_of(VD a, VD b) { return a > b ? a : b; }
 #endif
 
+// to[i] += v[i], in double.
+template <class V> GATV2_INLINE void add_doubles(double* to, V v) {
+  typedef double Wide __attribute__((vector_size(sizeof(double) * (sizeof(V) / sizeof(v[0])))));
+  Wide sum;
+  memcpy(&sum, to, sizeof sum);
+  sum += __builtin_convertvector(v, Wide);
+  memcpy(to, &sum, sizeof sum);
+}
+
 // Lane i of `swap_lanes<bit>(a)` is a[i ^ bit].
 template <int bit, class V, int... I>
 GATV2_INLINE V swap_lanes(V a, Sequence<I...>) {
@@ -345,6 +354,25 @@ template <class T> GATV2_INLINE void store(T* p, VecOf<T> v, Lanes n) {
   for (int i = 0; i < n.count; ++i) from_float(v[i], p[i]);
 }
 #endif
+
+// Stores that go past the caches, to aligned memory: for results that do not fit them. Other threads see
+// them once fence_stores was called.
+template <class T, class V> GATV2_INLINE void store_past_caches(T* p, V v) { store(p, v); }
+#if defined(__AVX512F__)
+GATV2_INLINE void store_past_caches(float* p, VF v) { _mm512_stream_ps(p, (__m512)v); }
+GATV2_INLINE void store_past_caches(double* p, VD v) { _mm512_stream_pd(p, (__m512d)v); }
+#elif defined(__AVX2__)
+GATV2_INLINE void store_past_caches(float* p, VF v) { _mm256_stream_ps(p, (__m256)v); }
+GATV2_INLINE void store_past_caches(double* p, VD v) { _mm256_stream_pd(p, (__m256d)v); }
+#elif defined(__SSE2__)
+GATV2_INLINE void store_past_caches(float* p, VF v) { _mm_stream_ps(p, (__m128)v); }
+GATV2_INLINE void store_past_caches(double* p, VD v) { _mm_stream_pd(p, (__m128d)v); }
+#endif
+GATV2_INLINE void fence_stores() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
 
 // The same address, as one register: else each constant offset from two of them gets its own.
 template <class P> GATV2_INLINE P* one_address(P* p) {

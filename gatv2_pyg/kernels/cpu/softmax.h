@@ -33,7 +33,7 @@ struct HeadLanes {
       memset(to + heads, 0, sizeof(A) * (stride - heads));
       return;
     }
-    for (int k = 0; k < W; ++k) to[k] = k % stride < heads ? from[k % stride] : (A)0;
+    for (int k = 0; k < W; ++k) to[k] = (k & (stride - 1)) < heads ? from[k & (stride - 1)] : (A)0;
   }
   int spread_size() const { return stride > W ? stride : W; }
 };
