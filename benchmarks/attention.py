@@ -29,14 +29,13 @@ from gatv2_pyg.attention import (
 from . import attention_plots, options, results, statistics
 from .contestants import GAT, OURS, Contestant
 from .data import Dataset, load_or_stand_in
-from .lookup_task import LookupModel, LookupTask
+from .lookup_task import RECIPE, LookupModel, LookupTask
 from .models import TwoLayerGAT
 from .session import Bar, Session
 from .training import NodeTask, fit
 
 CONTESTANTS = (GAT, OURS)
 LOOKUP_HEADS = (1, 8)
-LOOKUP_RATE = 1e-3
 MEASURED_GRAPHS = 100
 CORA_RATE, CORA_DECAY = 0.005, 5e-4
 MAX_PATHS = 10**6
@@ -105,10 +104,10 @@ def lookup_unit(
         model,
         task,
         epochs=epochs,
-        lr=LOOKUP_RATE,
         evaluate_every=2,
         stop=lambda scores: scores["train"] == 1,
         keep_best=True,
+        **RECIPE,
     )
     model.load_state_dict(found.state)
     graphs = task.test[:MEASURED_GRAPHS]
@@ -177,7 +176,7 @@ class _Run:
         self.epochs = session.choose(args.epochs, full=200, quick=100)
         self.lookup_epochs = session.choose(args.lookup_epochs, full=60, quick=20)
         self.dataset = load_or_stand_in("Cora", args.data, session.line)
-        self.store = session.store(timing=False)
+        self.store = session.store()
 
     def total(self) -> int:
         return self.seeds * len(CONTESTANTS) * (len(LOOKUP_HEADS) + 1)

@@ -28,6 +28,10 @@ WEIGHTS = LinearSegmentedColormap.from_list(
 # Less than uniform attention, uniform, more.
 RELATIVE = LinearSegmentedColormap.from_list("relative", [ORANGE, "#B4B4B4", BLUE])
 SMALLEST_RANGE = 0.2
+# Where all heads are above, the axis starts near the lowest.
+CUT_FROM = 0.8
+
+Case = tuple[str, Mapping[Contestant, Sequence[Mapping[str, Any]]]]
 
 
 def heat_maps(matrices: Mapping[Contestant, Tensor]) -> Picture:
@@ -76,29 +80,26 @@ def _preferred(matrix: Tensor) -> str:
     return f"{matrix.size(0)} queries prefer {count} different keys"
 
 
-def heads(
-    cases: Sequence[tuple[str, Mapping[Contestant, Sequence[Mapping[str, Any]]]]], seeds: int
-) -> Picture:
-    """Rank agreement and normalised entropy of every head, by layer and contestant."""
+def heads(cases: Sequence[Case], seeds: int) -> Picture:
+    """Rank agreement and normalised entropy of every head, by layer and contestant.
+
+    Cases whose names begin alike share a row.
+    """
     measures = (
-        ("tau", "Kendall τ between queries", (-0.06, 1.06), "1: the same ranking for every query"),
-        ("normalized_entropy", "entropy / ln(keys)", (-0.06, 1.06), "0: one key, 1: uniform"),
+        ("tau", "Kendall τ between queries", "1: the same ranking for every query"),
+        ("normalized_entropy", "entropy / ln(keys)", "0: one key, 1: uniform"),
     )
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(case[0].split(", ")[0], []).append(case)
     with plots.style():
-        figure, panels = plots.panels(2, size=(5.4, 0.9 + 0.85 * len(cases)), sharey=True)
-        for axes, (measure, label, limits, hint) in zip(panels, measures, strict=True):
-            lowest = limits[0]
-            for place, (_, by_contestant) in enumerate(cases):
-                for index, (contestant, layers) in enumerate(by_contestant.items()):
-                    centre = place + 0.36 * (index - (len(by_contestant) - 1) / 2)
-                    values = [value for layer in layers for value in layer[measure]]
-                    _strip(axes, values, centre, contestant, label=place == 0)
-                    lowest = min(lowest, min(values) - 0.06)
-            axes.set_xlim(lowest, limits[1])
-            axes.set_ylim(len(cases) - 0.5, -0.5)
-            axes.set_xlabel(f"{label}\n({hint})")
-            axes.grid(axis="y", visible=False)
-        panels[0].set_yticks(range(len(cases)), [name.replace(", ", "\n") for name, _ in cases])
+        figure, panels = plots.panels(2, len(groups), size=(5.4, 0.9 + 1.7 * len(cases) / 4))
+        for row, group in enumerate(groups.values()):
+            for column, (measure, label, hint) in enumerate(measures):
+                axes = panels[2 * row + column]
+                _measure(axes, group, measure)
+                axes.set_xlabel(f"{label}\n({hint})" if row == len(groups) - 1 else label)
+                axes.tick_params(labelleft=column == 0)
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper center", ncols=2)
     count = f"{seeds} seeds" if seeds > 1 else "seed 0"
@@ -106,10 +107,27 @@ def heads(
         figure,
         f"Every dot is one head of a trained layer ({count}); the bar is their mean. Left: how "
         "alike two queries rank the keys they share; right: how evenly a query spreads its "
-        "attention.",
+        "attention. Axes without a 0 are cut.",
         "Dots for the rank agreement and the entropy of each head of GAT and GATv2",
         suffix="heads",
     )
+
+
+def _measure(axes: Axes, cases: Sequence[Case], measure: str) -> None:
+    """A measure of all heads of the cases, one below the other; a cut axis where all are high."""
+    every = []
+    for place, (_, by_contestant) in enumerate(cases):
+        for index, (contestant, layers) in enumerate(by_contestant.items()):
+            centre = place + 0.36 * (index - (len(by_contestant) - 1) / 2)
+            values = [value for layer in layers for value in layer[measure]]
+            _strip(axes, values, centre, contestant, label=place == 0)
+            every += values
+    low = min(every) if min(every) > CUT_FROM else min(0.0, *every)
+    pad = 0.06 * (1 - low) or 0.06
+    axes.set_xlim(low - pad, 1 + pad)
+    axes.set_ylim(len(cases) - 0.5, -0.5)
+    axes.set_yticks(range(len(cases)), [name.replace(", ", "\n") for name, _ in cases])
+    axes.grid(axis="y", visible=False)
 
 
 def _strip(
@@ -196,11 +214,12 @@ def neighbourhood(
         figure,
         f"Paper {paper} of Cora (centre) and the papers it is linked to, with the attention it "
         "pays to each and, inside it, to itself (the self-loop): layer 1 as the mean over its 8 "
-        "heads, layer 2 with its one head; seed 0. Colour and width of an arrow, and the "
-        "number, are its weight divided by that of uniform attention, one over the number of keys; "
-        "thin grey lines are links between the neighbours. The paper was chosen by the graph "
-        "alone: of the test papers with 8 to 12 neighbours, the first of those whose neighbours "
-        "have the most topics.",
+        "heads, layer 2 with its one head; seed 0. Arrows run from the paper attended to, as "
+        "messages do. Colour and width of an arrow, and the number, are its weight divided by that "
+        "of uniform attention, one over the number of keys"
+        f"{'; thin grey lines are links between the neighbours' if links else ''}. The paper was "
+        "chosen by the graph alone: of the test papers with 8 to 12 neighbours, the first of those "
+        "whose neighbours have the most topics.",
         "The neighbourhood of one paper with attention weights as arrows, GAT and GATv2",
         suffix="paper",
     )

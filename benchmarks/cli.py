@@ -69,12 +69,13 @@ def _main_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
             "Benchmarks of gatv2_pyg. Without a subcommand: cora, the quick forms of\n"
-            "dictionary-lookup and speed, then the report; about 5 minutes on 2 cores.\n\n"
+            "dictionary-lookup and speed, then the report; about 5 minutes on 2 cores, written to\n"
+            "benchmarks/results/local. A subcommand writes to benchmarks/results.\n\n"
             f"subcommands:\n{_listing()}\n\n"
             f"`{PROGRAM} SUBCOMMAND --help` shows the options of one."
         ),
     )
-    options.add_run(parser)
+    options.add_run(parser, out=options.LOCAL)
     options.add_data(parser)
     options.add_backend(parser)
     return parser
@@ -127,6 +128,11 @@ def main(argv: Sequence[str]) -> int:
             _run_main_job(argv)
     except UsageError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        text = f"{error.strerror or error}{where}".replace("\n", " ")
+        print(f"{PROGRAM}: error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(

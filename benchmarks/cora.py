@@ -393,15 +393,7 @@ def _picture(
     with plots.style():
         figure, (left, middle, right) = plots.panels(3, size=(4.6, 2.9))
         trained = [c for c in job.contestants if test[c.key]]
-        plots.bars(
-            left,
-            [c.label for c in trained],
-            [100 * statistics.mean(test[c.key]) for c in trained],
-            errors=[100 * statistics.std(test[c.key]) for c in trained],
-            colors=[c.color for c in trained],
-            texts=[statistics.percent(test[c.key]) for c in trained],
-            unit="test accuracy (%)",
-        )
+        _draw_accuracy(left, trained, test)
         left.set_title("Accuracy")
         timed = [c for c in job.contestants if c.key in epoch]
         plots.bars(
@@ -428,8 +420,29 @@ def _picture(
     return results.Picture(
         figure,
         f"{job.dataset.label}: test accuracy (mean over {statistics.count(job.seeds, 'seed')}; "
-        "error bars: standard deviation), median time of a training epoch, and peak memory of a "
-        "training step.",
+        "error bars: standard deviation; the axis is cut), median time of a training "
+        "epoch, and peak memory of a training step.",
         f"Accuracy, epoch time and memory of {len(job.contestants)} attention layers on "
         f"{job.dataset.label}",
     )
+
+
+def _draw_accuracy(axes: Any, contestants: list[Contestant], test: dict[str, list[float]]) -> None:
+    """Means with their standard deviations, on an axis that does not start at zero."""
+    places = range(len(contestants))[::-1]
+    for place, contestant in zip(places, contestants, strict=True):
+        mean, spread = (100 * of(test[contestant.key]) for of in (statistics.mean, statistics.std))
+        axes.errorbar(mean, place, xerr=spread, fmt="o", color=contestant.color, ms=9, capsize=4)
+        axes.annotate(
+            statistics.percent(test[contestant.key]),
+            (mean, place),
+            xytext=(0, 9),
+            textcoords="offset points",
+            ha="center",
+            fontsize=10,
+        )
+    axes.set_yticks(places, [contestant.label for contestant in contestants])
+    axes.set_ylim(-0.5, len(contestants) - 0.3)
+    axes.margins(x=0.25)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("test accuracy (%), cut axis")

@@ -173,7 +173,8 @@ def _download(name: str) -> Path:
 def load(name: str, root: Path | str | None = None) -> Dataset:
     """Loads a data set from ``root``, else from ``data/``, else by download.
 
-    Planetoid features are row-normalised as in the GAT paper. Raises :class:`MissingData`.
+    Planetoid features are row-normalised as in the GAT paper. Raises :class:`MissingData`, and
+    ``UsageError`` for files that can't be read.
     """
     if name not in DATASETS:
         raise UsageError(f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}")
@@ -181,9 +182,17 @@ def load(name: str, root: Path | str | None = None) -> Dataset:
     places = [place for place in (given, own_folder()) if place is not None]
     place = next((place for place in places if _complete(place, name)), None)
     folder = _linked(place, name) if place is not None else _download(name)
-    with _quiet():
-        dataset = _loader(name)(str(folder))
-    data = dataset[0]
+    try:
+        with _quiet():
+            dataset = _loader(name)(str(folder))
+        data = dataset[0]
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # A full disk or a missing right, not the content of the files.
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UsageError(
+            f"data set {name} in {place or folder}: can't be read ({why}); are its files whole?"
+        ) from None
     if name in PLANETOID:
         data.x = data.x / data.x.sum(dim=1, keepdim=True).clamp(min=1)
     return Dataset(name, data, int(dataset.num_classes))

@@ -72,13 +72,16 @@ def memory_available() -> int | None:
 
 @functools.cache
 def code_hash() -> str:
-    """A short hash of the sources and compiled kernels of gatv2_pyg."""
+    """A short hash of the sources and compiled kernels of gatv2_pyg, and of the benchmarks."""
     digest = hashlib.sha256()
-    folder = PROJECT / "gatv2_pyg"
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in {".py", ".cpp", ".h", ".hpp", ".so", ".txt"}:
-            digest.update(str(path.relative_to(folder)).encode())
-            digest.update(path.read_bytes())
+    files = [
+        path
+        for path in (PROJECT / "gatv2_pyg").rglob("*")
+        if path.suffix in {".py", ".cpp", ".h", ".hpp", ".so", ".txt"}
+    ]
+    for path in sorted([*files, *(PROJECT / "benchmarks").glob("*.py")]):
+        digest.update(str(path.relative_to(PROJECT)).encode())
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 

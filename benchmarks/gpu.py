@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from . import options, results, statistics
+from .cases import SEED
 from .environment import PROJECT
 from .errors import UsageError
 from .session import Session
@@ -158,7 +159,7 @@ def run(session: Session, args: argparse.Namespace) -> results.Result:
     return results.Result(
         "One visit to a GPU",
         f"{passed} of {len(reports)} stages passed.",
-        {"minutes": args.minutes, "stages": args.stages, "scale": args.scale},
+        {"minutes": args.minutes, "stages": args.stages, "scale": args.scale, "seed": SEED},
         [results.Table("Stages", ["stage", "outcome", "time", "result"], rows), *tables],
         data=reports,
     )

@@ -65,7 +65,7 @@ def run(session: Session, args: argparse.Namespace) -> results.Result:
     rounds = session.choose(args.rounds, full=5, quick=5)
     datasets = [load(name, args.data) for name in names]
     backend = resolve_backend(args.backend, session.device)
-    store = session.store(timing=False)
+    store = session.store()
     found: Found = {}
     times: Times = {}
     units = [(d, s, v) for d in datasets for s in range(seeds) for v in VARIANTS]
@@ -92,6 +92,7 @@ def run(session: Session, args: argparse.Namespace) -> results.Result:
         settings={
             "data": names,
             "splits": list(range(seeds)),
+            "seeds": list(range(seeds)),
             "epochs": epochs,
             "evaluated every": f"{how.evaluate_every} epochs",
             "learning rate": how.lr,
@@ -186,7 +187,8 @@ def _draw_scores(axes: Any, dataset: Dataset, found: Found) -> None:
         axes.plot([place] * len(values), values, "o", color=variant.color, alpha=0.7)
         mean = statistics.mean(values)
         axes.plot([place - 0.15, place + 0.15], [mean, mean], color=variant.color, linewidth=4)
-        axes.annotate(f"{mean:.1f}", (place + 0.18, mean), va="center", fontsize=10)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        axes.annotate(f"{mean:.1f}", (place + 0.19, mean), va="center", fontsize=10, bbox=box)
     axes.set_xlim(-0.5, 1.6)
     axes.set_xticks([0, 1], [variant.label for variant in VARIANTS])
     axes.set_ylabel("test ROC AUC (%)")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from . import fresh, options, plots, results, statistics
-from .cases import CASES, GRAPHS, Case, Runner, build
+from .cases import CASES, GRAPHS, SEED, Case, Runner, build
 from .contestants import GAT, OURS, PYG_GATV2, resolve_backend
 from .peers import PEERS, SCATTER, module_of
 from .session import Session
@@ -141,6 +141,10 @@ def _cell(value: dict[str, Any], key: str) -> str:
 
 
 def _picture(data: dict[str, Any]) -> results.Picture:
+    log = any(
+        plots.wide([peak for c in CONTESTANTS if (peak := _peak(value, c.key))])
+        for value in data.values()
+    )
     with plots.style():
         figure, axes = plots.panels(len(data), size=(4.9, 2.4))
         for axis, value in zip(axes, data.values(), strict=True):
@@ -152,14 +156,15 @@ def _picture(data: dict[str, Any]) -> results.Picture:
                 peaks,
                 colors=[c.color for c in shown],
                 texts=[statistics.size(peak * 2**20) for peak in peaks],
-                unit="peak memory over the inputs (MiB)",
+                unit="peak memory (MiB)",
+                log=log,
             )
             axis.set_title(value["label"])
     return results.Picture(
         figure,
         "Peak memory of one training step over the loaded inputs, each in a fresh process "
         "(nodes/edges, H×C).",
-        "Bars of the memory of a training step for each layer and case",
+        "The memory of a training step for each layer and case",
     )
 
 
@@ -200,6 +205,7 @@ def run(session: Session, args: argparse.Namespace) -> results.Result:
         "cases": list(cases),
         "backend": resolve_backend(args.backend, session.device),
         "scale": args.scale,
+        "seed": SEED,
         "threads": torch.get_num_threads(),
     }
     device = "CUDA" if kind == "cuda" else "CPU"

@@ -14,6 +14,8 @@ from pathlib import Path
 from .errors import UsageError
 
 RESULTS = Path(__file__).parent / "results"
+# Of the main job, apart from the committed results; git ignores it.
+LOCAL = RESULTS / "local"
 BACKENDS = ("auto", "fused", "scatter", "reference")
 
 
@@ -74,14 +76,22 @@ def _device(text: str) -> str:
     return text
 
 
-def add_run(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
+def existing_folder(text: str) -> Path:
+    """Argument type: a folder that is there."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"the folder {text!r} does not exist")
+    return Path(text)
+
+
+def add_run(parser: argparse.ArgumentParser, *, device: bool = True, out: Path = RESULTS) -> None:
     """``--out``, ``--fresh``, ``--device``, ``--threads``: every benchmark takes these."""
+    default = out.relative_to(RESULTS.parent.parent)
     parser.add_argument(
         "--out",
         type=Path,
-        default=RESULTS,
+        default=out,
         metavar="FOLDER",
-        help="where the results are written (default: benchmarks/results)",
+        help=f"where the results are written (default: {default})",
     )
     parser.add_argument(
         "--fresh",

@@ -16,6 +16,9 @@ from .palette import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 
 MARKERS = {BLUE: "o", VERMILION: "s", ORANGE: "^", GREEN: "D", PURPLE: "v", SKY: "P", GREY: "X"}
 
+# From this ratio of the largest to the smallest, bars give way to points on a logarithmic axis.
+LOG_FROM = 30.0
+
 _STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
@@ -87,6 +90,11 @@ def plain_log_ticks(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def wide(values: Sequence[float]) -> bool:
+    """Whether bars from zero would hide the smallest value beside the largest."""
+    return bool(values) and max(values) > LOG_FROM * min(values) > 0
+
+
 def bars(
     axes: Axes,
     names: Sequence[str],
@@ -94,34 +102,30 @@ def bars(
     *,
     colors: Sequence[str],
     texts: Sequence[str],
-    errors: Sequence[float] | None = None,
     unit: str,
-    log_from: float = 30.0,
+    log: bool | None = None,
 ) -> None:
     """Values from top to bottom, each written beside its end.
 
-    Bars from zero; where the largest value is more than ``log_from`` times the smallest, points on
-    a logarithmic axis (a bar has no base there), which the axis label then says.
+    Bars from zero, or with ``log`` points on a logarithmic axis (a bar has no base there), which
+    the axis label then says; by default as :func:`wide` finds the values.
     """
     axes.grid(axis="y", visible=False)
     if not names:
         axes.set_xlabel(unit)
         return
     places = list(range(len(names)))[::-1]
-    log = max(values) > log_from * min(values) > 0
+    log = wide(values) if log is None else log
     if log:
         axes.set_xscale("log")
         axes.hlines(places, min(values) / 2, values, colors=colors, linewidth=1.5, linestyles=":")
         axes.scatter(values, places, color=colors, s=90, zorder=3)
     else:
         axes.barh(places, values, color=colors, height=0.62)
-    if errors is not None and any(errors):
-        axes.errorbar(values, places, xerr=errors, fmt="none", ecolor="#333333", capsize=3)
-    tips = [v + e for v, e in zip(values, errors or [0.0] * len(values), strict=True)]
-    for place, tip, text in zip(places, tips, texts, strict=True):
+    for place, value, text in zip(places, values, texts, strict=True):
         axes.annotate(
             text,
-            (tip, place),
+            (value, place),
             xytext=(9 if log else 5, 0),
             textcoords="offset points",
             va="center",
@@ -131,10 +135,10 @@ def bars(
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlabel(f"{unit}, log scale" if log else unit)
     if log:
-        axes.set_xlim(min(values) / 2, max(tips) * (max(tips) / min(values)) ** 0.45)
+        axes.set_xlim(min(values) / 2, max(values) * (2 * max(values) / min(values)) ** 0.45)
         plain_log_ticks(axes.xaxis)
     else:
-        axes.set_xlim(0, max(tips) * 1.3)
+        axes.set_xlim(0, max(values) * 1.3)
 
 
 def render(figure: Figure, *, stand_in: str | None = None) -> bytes:

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=options.existing_folder,
         default=options.RESULTS,
         metavar="FOLDER",
         help="the results folder (default: benchmarks/results)",
@@ -63,7 +63,10 @@ def run(session: Session, args: argparse.Namespace) -> None:
             f"{args.readme.name}: outdated: {', '.join(changed)}; run python -m benchmarks readme"
         )
     if changed:
-        write_atomic(args.readme, after)
+        try:
+            write_atomic(args.readme, after)
+        except OSError as error:
+            raise UsageError(f"--readme {args.readme}: can't write ({error.strerror})") from None
     session.line(f"{args.readme.name}: {len(changed)} sections changed")
 
 

@@ -1,7 +1,7 @@
 """One page of all results found: report.html, which needs no network, and report.md.
 
-Reads the JSON and PNG files of the results folder, of every benchmark its full form or else its
-quick one. The HTML page embeds its pictures.
+Reads the JSON and PNG files of the results folder, of every benchmark its full form, and its quick
+one where that is newer or alone. The HTML page embeds its pictures.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ code { background: #f3f3f3; padding: 0.1rem 0.3rem; border-radius: 3px; }
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
-        type=Path,
+        type=options.existing_folder,
         default=options.RESULTS,
         metavar="FOLDER",
         help="the results folder, where the report is written too (default: benchmarks/results)",
@@ -60,7 +60,7 @@ def run(session: Session, args: argparse.Namespace) -> None:
     write_atomic(session.out / "report.md", to_markdown(found))
     for result in found:
         session.line(f"{_name(result)}: {result['headline']}")
-    session.line(f"written: report.html, report.md in {session.out}")
+    session.line(f"report: {(session.out / 'report.html').resolve()} (and report.md beside it)")
 
 
 def in_order(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

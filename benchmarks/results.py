@@ -192,13 +192,14 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_all(out: Path) -> dict[str, dict[str, Any]]:
-    """All result files of a folder by stem; a quick form only where there is no full one."""
+    """All result files of a folder by stem; a quick form only where no full one is as new."""
     found = {path.stem: load(path) for path in sorted(out.glob("*.json"))}
-    return {
-        stem: result
-        for stem, result in found.items()
-        if not (stem.endswith(QUICK) and stem.removesuffix(QUICK) in found)
-    }
+
+    def outdone(stem: str) -> bool:
+        full = found.get(stem.removesuffix(QUICK)) if stem.endswith(QUICK) else None
+        return full is not None and full["finished"] >= found[stem]["finished"]
+
+    return {stem: result for stem, result in found.items() if not outdone(stem)}
 
 
 QUICK = "-quick"

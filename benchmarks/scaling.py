@@ -2,8 +2,9 @@
 
 This project's GATv2Conv, PyG's and dense attention over all pairs of nodes, each point in a fresh
 process under one memory limit: the peak over the loaded inputs, then the median time of further
-steps. Whoever runs out of memory ends there: its line stops, and the largest graph it can train
-on is searched for. Slopes are fitted in log-log.
+steps (three to five; one where a step takes over 20 s). Whoever runs out of memory ends there: its
+line stops, and the largest graph it can train on is searched for. Slopes are fitted in log-log,
+through three points or more.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import Any
 import torch
 
 from . import fresh, options, results, scaling_report, statistics
-from .cases import IN_CHANNELS, Case, Problem, Runner, build, make_layer
+from .cases import IN_CHANNELS, SEED, Case, Problem, Runner, build, make_layer
 from .contestants import DENSE, OURS, PYG_GATV2, Contestant, resolve_backend
 from .dense import DenseGATv2Conv, dense_bias
 from .environment import memory_available
+from .scaling_report import LEAST_STEPS, TOO_LONG
 from .session import Bar, Session
 from .store import Store
 
@@ -42,6 +44,7 @@ NODES, EDGES = 1_000, 50_000
 # The search for the largest graph ends when success and failure are this close.
 CLOSE = 1.2
 MOST_EDGES = 10**9
+# More than the least number of steps as far as they fit in the seconds.
 STEPS, SECONDS, TIMEOUT = 5, 2.0, 150.0
 
 
@@ -124,8 +127,8 @@ def step(case: dict[str, Any], contestant: str, device: str, backend: str) -> fr
 
     def run() -> dict[str, Any]:
         first = timed()
-        later = [timed() for _ in range(max(1, min(STEPS, int(SECONDS / first))))]
-        return {"seconds": later, "degree": degree}
+        steps = max(LEAST_STEPS, min(STEPS, int(SECONDS / first))) if first < TOO_LONG else 1
+        return {"seconds": [timed() for _ in range(steps)], "degree": degree}
 
     return fresh.Step(run, warm=small.step, device=device)
 
@@ -140,7 +143,8 @@ class Points:
         self.limit_bytes = limit_bytes
 
     def measure(self, contestant: Contestant, case: Case) -> dict[str, Any]:
-        """``seconds``, ``peak``, ``degree`` and ``failure`` of a point."""
+        """``seconds`` (median, ``fastest``, ``slowest`` and number of ``steps``), ``peak``,
+        ``degree`` and ``failure`` of a point."""
         arguments = {
             "case": dataclasses.asdict(case),
             "contestant": contestant.key,
@@ -154,7 +158,10 @@ class Points:
             )
             point: dict[str, Any] = {"failure": found.failure}
             if found.failure is None:
-                point["seconds"] = statistics.median(found.value["seconds"])
+                seconds = found.value["seconds"]
+                point["seconds"] = statistics.median(seconds)
+                point["fastest"], point["slowest"] = min(seconds), max(seconds)
+                point["steps"] = len(seconds)
                 point["degree"] = found.value["degree"]
                 point["peak"] = found.peak_bytes
             return point
@@ -229,5 +236,6 @@ def run(session: Session, args: argparse.Namespace) -> results.Result:
         "memory limit": f"{limit / 2**30:g} GiB",
         "backend": backend,
         "max edges": most,
+        "seed": SEED,
     }
     return scaling_report.result(data, settings, CONTESTANTS)

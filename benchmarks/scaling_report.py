@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from . import plots, statistics
 from .cases import count
@@ -31,6 +32,10 @@ LABELS = {
 WHAT = {"seconds": ("time of a training step (s)", 1.0), "peak": ("peak memory (MiB)", 2**20)}
 # Below this many edges, time and memory are overhead: not fitted where there are larger graphs.
 FIT_FROM = 10**5
+# Through fewer points a slope is no finding.
+LEAST_POINTS = 3
+# Steps that a point is timed over at least; one where a step takes longer than so many seconds.
+LEAST_STEPS, TOO_LONG = 3, 20.0
 
 
 def x_of(axis: str, point: Mapping[str, Any]) -> float | None:
@@ -39,11 +44,11 @@ def x_of(axis: str, point: Mapping[str, Any]) -> float | None:
 
 
 def slope(axis: str, points: Points, what: str) -> float | None:
-    """The exponent of the power law through the points, by least squares in log-log."""
+    """The exponent of the power law through three points or more, by least squares in log-log."""
     kept = [point for point in points if not point["failure"] and point[what] > 0]
-    if axis == "edges" and sum(point["x"] >= FIT_FROM for point in kept) > 1:
+    if axis == "edges" and sum(point["x"] >= FIT_FROM for point in kept) >= LEAST_POINTS:
         kept = [point for point in kept if point["x"] >= FIT_FROM]
-    if len(kept) < 2:
+    if len(kept) < LEAST_POINTS:
         return None
     xs = [math.log(x_of(axis, point) or 1) for point in kept]
     ys = [math.log(point[what]) for point in kept]
@@ -55,7 +60,8 @@ def slope(axis: str, points: Points, what: str) -> float | None:
 
 
 def _text(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    # Adding 0 turns -0.0 into 0.0.
+    return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def _slopes(data: Data, contestants: Sequence[Contestant]) -> Table:
@@ -67,8 +73,9 @@ def _slopes(data: Data, contestants: Sequence[Contestant]) -> Table:
         rows.append(row)
     heads = [f"{what}, {c.short}" for what in ("time", "memory") for c in contestants]
     note = (
-        "Exponent p of the power law x^p through the points (1: twice as much for twice as many); "
-        f"along edges from {FIT_FROM:,} on where there are such points."
+        "Exponent p of the power law x^p through the points (1: twice as much for twice as many), "
+        f"where there are {LEAST_POINTS} or more; along edges from {FIT_FROM:,} on where "
+        f"{LEAST_POINTS} of them are."
     )
     return Table("Slopes in log-log", ["against", *heads], rows, note)
 
@@ -113,7 +120,9 @@ def _points(data: Data, axis: str, contestants: Sequence[Contestant]) -> Table:
                 row.append("out of memory" if why == "memory" else why)
             else:
                 seconds, peak = line[place]["seconds"], line[place]["peak"]
-                row.append(f"{statistics.duration(seconds)}, {statistics.size(peak)}")
+                steps = line[place]["steps"]
+                few = f" ({statistics.count(steps, 'step')})" if steps < LEAST_STEPS else ""
+                row.append(f"{statistics.duration(seconds)}{few}, {statistics.size(peak)}")
         rows.append(row)
     first = "exponent (largest degree)" if axis == "skew" else axis
     return Table(f"Against {TITLES[axis]}", [first, *[c.short for c in contestants]], rows)
@@ -125,15 +134,22 @@ def _draw(axes: Axes, data: Data, axis: str, what: str, contestants: Sequence[Co
     axes.set_yscale("log")
     for contestant in contestants:
         points = data["axes"][axis][contestant.key]
-        xy = [(x_of(axis, p) or 1, p[what] / scale) for p in points if not p["failure"]]
-        style = {"color": contestant.color, "marker": plots.MARKERS.get(contestant.color, "o")}
+        done = [p for p in points if not p["failure"] and p[what] > 0]
+        xy = [(x_of(axis, p) or 1, p[what] / scale) for p in done]
         if xy:
-            axes.plot(*zip(*xy, strict=True), label=contestant.label, **style)
+            power = slope(axis, points, what)
+            axes.errorbar(
+                *zip(*xy, strict=True),
+                yerr=_reach(done) if what == "seconds" else None,
+                capsize=3,
+                color=contestant.color,
+                marker=plots.MARKERS.get(contestant.color, "o"),
+                label=f"slope {_text(power)}",
+            )
         failed = [point for point in points if point["failure"]]
         if failed and xy and axis != "skew":
-            power = slope(axis, points, what)
-            (x, y), end = xy[-1], failed[0]["x"]
-            tip = (x, y) if power is None else (end, y * (end / x) ** power)
+            x, y = xy[-1]
+            tip = (x, y) if len(xy) == 1 else _beyond(*xy[-2:], failed[0]["x"])
             axes.plot(*zip((x, y), tip, strict=True), color=contestant.color, linestyle=":")
             axes.plot(*tip, color=contestant.color, marker="x", markersize=9, markeredgewidth=2.5)
             axes.annotate(
@@ -146,31 +162,50 @@ def _draw(axes: Axes, data: Data, axis: str, what: str, contestants: Sequence[Co
                 color=contestant.color,
             )
     axes.set_xlabel(LABELS[axis])
-    axes.tick_params(labelleft=True)
     axes.set_ylabel(unit)
-    axes.margins(y=0.14)
+    axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.4)
+    axes.margins(y=0.2)
     if axis in ("channels", "heads"):
         ticks = sorted({p["x"] for line in data["axes"][axis].values() for p in line})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
 
 
+def _reach(points: Points) -> list[list[float]]:
+    """From the median down to the fastest and up to the slowest step."""
+    return [
+        [point["seconds"] - point["fastest"] for point in points],
+        [point["slowest"] - point["seconds"] for point in points],
+    ]
+
+
+def _beyond(first: tuple[float, float], last: tuple[float, float], x: float) -> tuple[float, float]:
+    """The point at ``x`` of the line through two points in log-log."""
+    power = math.log(last[1] / first[1]) / math.log(last[0] / first[0])
+    return x, last[1] * (x / last[0]) ** power
+
+
 def _picture(data: Data, contestants: Sequence[Contestant]) -> Picture:
     names = list(data["axes"])
     with plots.style():
-        figure, axes = plots.panels(len(names), 2, size=(4.3, 3.4), sharey="row")
-        for column, axis in enumerate(names):
-            for row, what in enumerate(WHAT):
-                _draw(axes[row * len(names) + column], data, axis, what, contestants)
-            axes[column].set_title(TITLES[axis])
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        figure, axes = plots.panels(len(WHAT), len(names), size=(5.2, 2.7))
+        for row, axis in enumerate(names):
+            for column, what in enumerate(WHAT):
+                _draw(axes[row * len(WHAT) + column], data, axis, what, contestants)
+            axes[row * len(WHAT)].set_title(TITLES[axis])
+        handles = [
+            Line2D([], [], color=c.color, marker=plots.MARKERS.get(c.color, "o"), label=c.label)
+            for c in contestants
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return Picture(
         figure,
-        "Time (above) and peak memory over the inputs (below) of a training step, log-log. Each "
-        "point is the median of the steps of one fresh process; a cross ends the line of a layer "
-        f"that ran out of its {data['limit'] / 2**30:g} GiB, where its "
-        "fitted slope would lead (at its only point where there is no slope).",
+        "Time (left) and peak memory over the inputs (right) of a training step, log-log. Each "
+        "point is the median of the steps of one fresh process, its bar from the fastest to the "
+        f"slowest ({LEAST_STEPS} steps or more, one where a step takes over {TOO_LONG:.0f} s); "
+        f"slopes are fitted through {LEAST_POINTS} points or more. A cross ends the line of a "
+        f"layer that ran out of its {data['limit'] / 2**30:g} GiB, where its last two points lead "
+        "(at the point itself where there is one).",
         "Lines of time and memory against edges, channels, heads and the largest degree",
     )
 

@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Table as RichTable
 
 from . import options, results
-from .environment import code_hash, environment
+from .environment import environment
 from .errors import UsageError
 from .store import Store
 
@@ -133,18 +133,15 @@ class Session:
             return given
         return quick if self.quick else full
 
-    def store(self, *, timing: bool = True) -> Store:
+    def store(self) -> Store:
         """The units an interrupted run of this benchmark has kept (opened on first use).
 
-        Units made on another machine or with other versions are dropped; with ``timing`` those
-        made with other gatv2_pyg sources too (accuracy alone may go on across a change of them).
+        Units made on another machine, with other versions or with other code are dropped.
         """
         if self._store is None:
             info = environment(self.device)
-            same = ("versions", "cpu", "cores", "threads", "device", "gpu")
-            stamp: dict[str, Any] = {key: info.get(key) for key in same}
-            if timing:
-                stamp["code"] = code_hash()
+            same = ("versions", "cpu", "cores", "threads", "device", "gpu", "code")
+            stamp = {key: info.get(key) for key in same}
             path = self.out / ".partial" / f"{self.stem}.jsonl"
             self._store = Store(path, stamp, fresh=getattr(self.args, "fresh", False))
             if self._store.found:
@@ -176,7 +173,7 @@ class Session:
 
     def line(self, text: str) -> None:
         """One plain line on the terminal."""
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def show(self, table: dict[str, Any]) -> None:
         """A table on the terminal."""

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from . import correctness, floor, options, results, speed_report
-from .cases import CASES, CUDA_ONLY, Case, Problem, Runner, build, make_layer
+from .cases import CASES, CUDA_ONLY, SEED, Case, Problem, Runner, build, make_layer
 from .contestants import GAT, OURS, PYG_GATV2, Contestant, resolve_backend
 from .errors import UsageError
 from .peers import COLD, COMPILED, DETERMINISTIC, SCATTER, module_of, quiet_compiler, runner_of
@@ -331,4 +331,4 @@ def run(session: Session, args: argparse.Namespace) -> results.Result:
         if cuda:
             data["bandwidth"] = unit("bandwidth", {}, lambda: floor.copy_bandwidth(session.device))
         bar.advance()
-    return speed_report.result(data, settings | {"cases": list(cases)})
+    return speed_report.result(data, settings | {"cases": list(cases), "seed": SEED})

@@ -18,6 +18,16 @@ def std(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
 
 
+def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of mean(second) - mean(first), by Welch; None without a spread to judge by."""
+    if min(len(first), len(second)) < 2 or std(first) == std(second) == 0:
+        return None
+    from scipy.stats import ttest_ind
+
+    interval = ttest_ind(second, first, equal_var=False).confidence_interval(0.95)
+    return float(interval.low), float(interval.high)
+
+
 def quantile(values: Sequence[float], q: float) -> float:
     """The q-quantile (0 <= q <= 1), linear between the neighbouring values."""
     ordered = sorted(values)

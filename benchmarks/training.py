@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -55,15 +56,28 @@ class Fit:
     state: dict[str, Tensor] | None = field(default=None, repr=False)
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> Tensor:
-    """One update by the cross-entropy of a batch; returns the loss."""
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    clip: float | None = None,
+) -> Tensor:
+    """One update by the cross-entropy of a batch (gradient norm at most ``clip``); its loss."""
     model.train()
     optimizer.zero_grad(set_to_none=True)
     out = model(*batch.inputs)
     loss = F.cross_entropy(out if batch.index is None else out[batch.index], batch.target)
     loss.backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
     return loss
+
+
+def warm_cosine(progress: float, warm: float = 0.1) -> float:
+    """Share of the peak learning rate: a linear rise, then half a cosine down to 0."""
+    rise = progress / warm
+    return rise if rise < 1 else 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def adam(model: nn.Module, lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
@@ -82,6 +96,8 @@ def fit(
     stop: Callable[[Scores], bool] | None = None,
     on_epoch: Callable[[int, Scores], None] | None = None,
     keep_best: bool = False,
+    clip: float | None = None,
+    schedule: Callable[[float], float] | None = None,
 ) -> Fit:
     """Trains with Adam and chooses the checkpoint on validation (the first of equals).
 
@@ -91,6 +107,8 @@ def fit(
         evaluate_every: evaluate after each so many epochs, and after the last.
         stop: ends the training early when true of the scores.
         on_epoch: called after each evaluation with the epoch and the scores.
+        clip: largest norm of the gradient of all parameters together.
+        schedule: share of ``lr`` for an update, by the part of the training done (0 to 1).
         keep_best: return the checkpoint's ``state_dict`` as ``Fit.state``.
     """
     optimizer = adam(model, lr, weight_decay)
@@ -101,8 +119,13 @@ def fit(
     for epoch in range(1, epochs + 1):
         wait()
         start = time.perf_counter()
-        for batch in task.batches():
-            train_step(model, optimizer, batch)
+        batches = list(task.batches())
+        for place, batch in enumerate(batches):
+            if schedule is not None:
+                share = schedule((epoch - 1 + place / len(batches)) / epochs)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * share
+            train_step(model, optimizer, batch, clip)
         wait()
         seconds.append(time.perf_counter() - start)
         if epoch % evaluate_every and epoch < epochs:

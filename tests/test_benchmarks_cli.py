@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from benchmarks import cli, environment, options, results, session
+from benchmarks import cli, data, environment, options, readme, results, session
 from benchmarks.cli import COMMANDS, main
 from benchmarks.errors import UsageError
 
@@ -71,6 +72,72 @@ def test_report_without_results(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert "no results" in one_line_error(capsys, ["report", "--out", str(tmp_path)])
 
 
+@pytest.mark.parametrize("name", ["report", "readme"])
+def test_missing_results_folder(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    error = one_line_error(capsys, [name, "--out", str(tmp_path / "none")])
+    assert "does not exist" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_readme_that_cannot_be_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(path: Path, content: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(readme, "write_atomic", no_space)
+    monkeypatch.setattr(readme, "fill", lambda *_: ("new", ["cora"]))
+    (tmp_path / "README.md").write_text("old")
+    argv = ["readme", "--readme", str(tmp_path / "README.md"), "--out", str(tmp_path)]
+    error = one_line_error(capsys, argv)
+    assert "--readme" in error
+    assert "No space left" in error
+
+
+def test_full_disk(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(name: str, argv: list[str]) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "cora.json"))
+
+    monkeypatch.setattr(cli, "run_command", no_space)
+    error = one_line_error(capsys, ["cora"])
+    assert "No space left" in error
+    assert "cora.json" in error
+
+
+def test_cache_folder_that_cannot_be_made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(data, "PROJECT", tmp_path / "file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.delenv("GATV2_PYG_DATA", raising=False)
+    error = one_line_error(capsys, ["heterophily", "--quick", "--out", str(tmp_path / "results")])
+    assert str(tmp_path / "file") in error
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive"])
+def test_corrupt_raw_data(
+    content: bytes,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    monkeypatch.setattr(data, "own_folder", lambda: own)
+    raw = tmp_path / "shared" / "minesweeper" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "minesweeper.npz").write_bytes(content)
+    argv = ["heterophily", "--quick", "--out", str(tmp_path / "results")]
+    error = one_line_error(capsys, [*argv, "--data", str(tmp_path / "shared")])
+    assert "data set Minesweeper" in error
+    assert str(tmp_path / "shared") in error
+
+
 def test_every_subcommand_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     for name in COMMANDS:
         with pytest.raises(SystemExit) as stopped:
@@ -84,6 +151,7 @@ def test_main_help_lists_the_subcommands(capsys: pytest.CaptureFixture[str]) -> 
         main(["--help"])
     shown = capsys.readouterr().out
     assert all(f"  {name} " in shown for name in COMMANDS)
+    assert "benchmarks/results/local" in shown
 
 
 def test_main_job_runs_its_parts_then_the_report(
@@ -106,6 +174,22 @@ def test_main_job_runs_its_parts_then_the_report(
     assert session.recorded_command(*ran[1]) == (
         "python -m benchmarks dictionary-lookup --quick --threads 2"
     )
+
+
+def test_main_job_leaves_the_committed_results_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(cli, "run_command", lambda name, argv: ran.append((name, list(argv))))
+    assert main([]) == 0
+    for name, argv in ran:
+        parser = cli._Parser()
+        cli._load(name).add_arguments(parser)
+        plain, given = parser.parse_args([]), ["--out", argv[argv.index("--out") + 1]]
+        assert plain.out == options.RESULTS
+        assert given == ["--out", str(options.RESULTS / "local")]
+    gitignore = environment.PROJECT / ".gitignore"
+    if gitignore.exists():
+        ignored = gitignore.read_text().splitlines()
+        assert f"/{options.LOCAL.relative_to(environment.PROJECT)}/" in ignored
 
 
 def test_interrupt_says_that_finished_parts_are_kept(

@@ -55,8 +55,9 @@ def out(tmp_path: Path) -> Path:
     return folder
 
 
-def test_report_is_self_contained_and_complete(out: Path) -> None:
+def test_report_is_self_contained_and_complete(out: Path, capsys: Any) -> None:
     assert main(["report", "--out", str(out)]) == 0
+    assert f"report: {out / 'report.html'}" in capsys.readouterr().out
     page = (out / "report.html").read_text()
     assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert "url(" not in page
@@ -73,6 +74,15 @@ def test_report_is_self_contained_and_complete(out: Path) -> None:
     assert "(cora.png)" in markdown
     assert r"x\|y" in markdown
     assert "**Not the real data:** a generated graph" in markdown
+
+
+def test_report_shows_a_quick_form_that_is_newer(out: Path) -> None:
+    path = out / "noise-quick.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"finished": "2026-01-02 03:05 UTC"}))
+    assert main(["report", "--out", str(out)]) == 0
+    page = (out / "report.html").read_text()
+    assert "Quick noise" in page
+    assert "Noise hurts" in page
 
 
 def test_report_names_what_is_missing_or_broken(out: Path, capsys: Any) -> None:
@@ -155,13 +165,13 @@ def test_readme_agrees_with_the_results() -> None:
 
 
 def test_committed_results_are_complete() -> None:
-    """Every result file names machine, versions, settings and command, and no local path."""
+    """Every result file names machine, versions, seeds and command, and no local path."""
     for path in options.RESULTS.glob("*.json"):
         result = results.load(path)
         assert result["command"].startswith("python -m benchmarks ")
         assert result["environment"]["cpu"]
         assert result["environment"]["versions"]["torch"]
-        assert result["settings"]
+        assert {"seed", "seeds", "splits"} & result["settings"].keys(), path.name
         for picture in result["pictures"]:
             assert (options.RESULTS / picture["file"]).exists()
         assert not re.search(r'"/(home|root|work|tmp|Users)/', path.read_text())

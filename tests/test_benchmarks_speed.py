@@ -350,8 +350,24 @@ def test_a_scaling_point_of_every_contestant(key, monkeypatch):
     step.warm()
     value = step.run()
     assert value["degree"] > 20
-    assert 1 <= len(value["seconds"]) <= scaling.STEPS
+    assert 3 <= len(value["seconds"]) <= scaling.STEPS
     assert min(value["seconds"]) > 0
+
+
+def test_a_step_that_takes_too_long_is_timed_once(monkeypatch):
+    monkeypatch.setattr(scaling, "TOO_LONG", 0.0)
+    step = scaling.step(asdict(scaling.case_of("edges", 200)), "pyg-gatv2", "cpu", "auto")
+    assert len(step.run()["seconds"]) == 1
+    point = {"failure": None, "seconds": 21.0, "peak": 2**20, "steps": 1, "x": 200}
+    lines = {contestant.key: [point] for contestant in scaling.CONTESTANTS}
+    table = scaling_report._points({"axes": {"edges": lines}}, "edges", scaling.CONTESTANTS)
+    assert table.rows[0][1] == "21.0 s (1 step), 1.00 MiB"
+
+
+def test_two_points_have_no_slope():
+    points = [{"failure": None, "seconds": x / 1e6, "peak": x, "x": x} for x in (8, 64, 512)]
+    assert scaling_report.slope("channels", points, "seconds") == pytest.approx(1)
+    assert scaling_report.slope("channels", points[:2], "seconds") is None
 
 
 def test_dense_attention_takes_the_same_step():
@@ -376,6 +392,9 @@ class _Points(scaling.Points):
         return {
             "failure": None,
             "seconds": 1e-9 * case.edges**1.5,
+            "fastest": 0.9e-9 * case.edges**1.5,
+            "slowest": 1.2e-9 * case.edges**1.5,
+            "steps": 3,
             "peak": 1000 * case.edges,
             "degree": case.edges // 10,
         }
@@ -384,7 +403,7 @@ class _Points(scaling.Points):
 @pytest.mark.parametrize("fits", [10**5 + 1, 345_678, 50_000_000])
 def test_a_line_ends_at_the_first_failure_and_the_largest_graph_is_found(tmp_path, fits):
     points = _Points(Store(tmp_path / "units.jsonl", {}), fits)
-    grid = [10**4, 10**5, 10**6, 10**7]
+    grid = [10**4, 31_600, 10**5, 10**6, 10**7]
     line = points.line(OURS, "edges", grid, _Bar())
     assert sum(bool(point["failure"]) for point in line) == (fits < 10**7)
     assert points.asked == [point["x"] for point in line]

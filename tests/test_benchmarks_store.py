@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from benchmarks import environment
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from benchmarks import dictionary_lookup, fresh, statistics, timing
+from benchmarks import dictionary_lookup, fresh, session, statistics, timing
 from benchmarks.cli import main
 from benchmarks.store import Store, write_atomic
 
@@ -125,6 +126,41 @@ def test_running_out_of_memory_and_failing_are_outcomes(target: str) -> None:
     assert failed.failure == "ValueError: no such luck"
 
 
+@pytest.mark.parametrize(
+    ("changed", "other"),
+    [
+        ("gatv2_pyg/a.py", True),
+        ("gatv2_pyg/kernels/k.so", True),
+        ("benchmarks/b.py", True),
+        ("benchmarks/results/c.json", False),
+        ("tests/d.py", False),
+    ],
+)
+def test_units_made_with_other_code_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str, other: bool
+) -> None:
+    for name in ("gatv2_pyg/a.py", "gatv2_pyg/kernels/k.so", "benchmarks/b.py", changed):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    monkeypatch.setattr(environment, "PROJECT", tmp_path)
+    code = environment.code_hash.__wrapped__()
+    (tmp_path / changed).write_text("2")
+    assert (environment.code_hash.__wrapped__() != code) == other
+
+
+def test_a_code_change_drops_the_units_of_every_benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def store(code: str) -> Store:
+        info = environment.environment() | {"code": code}
+        monkeypatch.setattr(session, "environment", lambda device: info)
+        return session.Session("heterophily", Namespace(out=tmp_path, fresh=False)).store()
+
+    store("a").put({"what": "times"}, 1)
+    assert store("a").found == 1
+    assert store("b").found == 0
+
+
 def test_contestants_alternate() -> None:
     calls: list[str] = []
     seconds = timing.alternate(
@@ -138,6 +174,11 @@ def test_numbers_as_reported() -> None:
     assert statistics.std([0.81, 0.83]) == pytest.approx(0.0141421, abs=1e-7)
     assert statistics.median([3.0, 1.0, 2.0, 10.0]) == 2.5
     assert statistics.quantile([0.0, 10.0], 0.9) == pytest.approx(9.0)
+    low, high = statistics.difference([1.0, 2.0, 3.0, 4.0], [3.0, 4.0, 5.0, 8.0]) or (0, 0)
+    # By hand: difference 2.5, standard error 1.25831, 4.9004 degrees of freedom, t 2.5864.
+    assert (low, high) == pytest.approx((2.5 - 3.2544, 2.5 + 3.2544), abs=1e-3)
+    assert statistics.difference([1.0], [2.0, 3.0]) is None
+    assert statistics.difference([1.0, 1.0], [2.0, 2.0]) is None
     assert statistics.percent([0.81, 0.83]) == "82.0 ± 1.4"
     assert statistics.duration(0.0834) == "83.4 ms"
     assert statistics.duration(8.25) == "8.25 s"

@@ -21,6 +21,7 @@ from benchmarks import (
     contestants,
     cora,
     data,
+    dictionary_lookup,
     fresh,
     lookup_task,
     models,
@@ -352,6 +353,66 @@ def test_studies_write_their_files(
     assert result["headline"] in (tmp_path / f"{stem}.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("gat", "gatv2", "verdict"),
+    [
+        (
+            [0.80, 0.81, 0.82],
+            [0.80, 0.82, 0.82],
+            "+0.3 points, 95 % interval -2.1 to 2.8: no difference seen",
+        ),
+        (
+            [0.800, 0.801, 0.802],
+            [0.805, 0.806, 0.807],
+            "+0.5 points, 95 % interval 0.3 to 0.7: a tie within 1 point",
+        ),
+        (
+            [0.800, 0.801, 0.802],
+            [0.700, 0.701, 0.702],
+            "-10.0 points, 95 % interval -10.2 to -9.8",
+        ),
+        ([0.80], [0.82], "+2.0 points"),
+    ],
+)
+def test_citation_judges_by_the_interval_of_the_difference(
+    gat: list[float], gatv2: list[float], verdict: str
+) -> None:
+    found = {
+        ("Cora", key): [{"test": test} for test in tests]
+        for key, tests in (("gat", gat), ("gatv2", gatv2))
+    }
+    headline = citation._headline([small_dataset("Cora")], found, len(gat))
+    assert f"(GATv2 {verdict})" in headline
+
+
+def test_noise_names_an_order_only_where_seeds_are_many_and_bands_apart() -> None:
+    dataset = small_dataset("Cora")
+
+    def headline(losses: dict[str, list[float]]) -> str:
+        found = {
+            ("Cora", key, share): [{"test": 0.8 - share * loss} for loss in of_seeds]
+            for key, of_seeds in losses.items()
+            for share in (0.0, 0.5)
+        }
+        return noise._headline([dataset], found, [0.0, 0.5])
+
+    apart = {"gat": [0.2, 0.21, 0.22], "gatv2": [0.1, 0.11, 0.12]}
+    many = {key: 2 * values for key, values in apart.items()}
+    assert "GAT loses 10.5, GATv2 loses 5.5 points" in headline(many)
+    assert "GAT and GATv2 lose 5.5 to 10.5 points (no order" in headline(apart)
+    close = {"gat": [0.2, 0.22] * 3, "gatv2": [0.19, 0.21] * 3}
+    assert "GAT and GATv2 lose 10.0 to 10.5 points (no order" in headline(close)
+
+
+def test_noise_bands_are_ranges_where_seeds_are_few() -> None:
+    assert noise._band([1.0, 2.0, 6.0]) == (1.0, 6.0)
+    low, high = noise._band([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (low, high) == pytest.approx((3 - 2.5**0.5, 3 + 2.5**0.5))
+    assert noise._bands_text([2, 3]) == "from the lowest to the highest seed"
+    assert noise._bands_text([10, 5]) == "one standard deviation to each side"
+    assert "where they are fewer than 5" in noise._bands_text([10, 2])
+
+
 def small_dataset(name: str, root: object = None) -> data.Dataset:
     """A two-class random graph under any name, with ten splits where the real one has them."""
     from torch_geometric.data import Data
@@ -388,6 +449,30 @@ def test_lookup_task_is_what_the_paper_describes() -> None:
     assert {tuple(edge) for edge in edges.t().tolist()} == expected
     batch = next(iter(task.batches()))
     assert torch.equal(batch.target, batch.inputs[0].flatten())
+
+
+def test_lookup_is_compared_with_the_paper_where_it_differs() -> None:
+    sizes = [4, 10]
+    scores = {
+        (1, "ours", 4): [(1.0, 1.0), (1.0, 0.995)],
+        (1, "ours", 10): [(1.0, 1.0), (0.7, 0.6)],
+        (1, "fused-gat", 4): [(0.8, 0.5), (0.9, 0.6)],
+        (1, "fused-gat", 10): [(0.2, 0.2), (0.2, 0.2)],
+        (8, "fused-gat", 4): [(1.0, 0.8), (1.0, 0.9)],
+        (8, "fused-gat", 10): [(0.7, 0.68), (0.9, 0.88)],
+    }
+    found = {
+        key: [{"train": train, "test": test} for train, test in units]
+        for key, units in scores.items()
+    }
+    headline = dictionary_lookup._headline(found, sizes, [1, 8], 2)
+    assert "every seed for k = 4, not for k = 10." in headline
+    note = dictionary_lookup._beside_the_paper(found, sizes, [1, 8], 100, 2000)
+    assert "below 99 % with some seed for k = 10 (lowest: 60 %)" in note
+    assert "GAT with one head goes from 85 % (k = 4) to 20 % (k = 10)" in note
+    assert "at most 15.0 points worse on test than on train (k = 4)" in note
+    assert "at least 80 % (k = 10)" in note
+    assert "100 epochs on 1,600 graphs" in note
 
 
 def test_only_dynamic_attention_looks_up(tmp_path: Path) -> None:
