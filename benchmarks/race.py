@@ -8,7 +8,7 @@ from typing import Any
 from . import statistics, timing
 
 # A contestant may be called so often in a row that it takes this share of the slowest one's time.
-REPEAT_SHARE, MAX_REPEATS = 0.1, 5
+REPEAT_SHARE, MAX_REPEATS = 0.25, 5
 SLOW = 1.0
 
 Raced = Mapping[str, Any]

@@ -447,7 +447,7 @@ class Backward {
   // (8) over some edges of a source, added to sum_a.
   void source_sums(Worker<T>& w, int64_t row, int64_t begin, int64_t end) const {
     const int stride = c_.plan.head_stride;
-    const int64_t size = c_.plan.padded_row, last = by_src_.num_edges - 1;
+    const int64_t size = c_.plan.padded_row;
     w.row.own = c_.padded(w.own, x_src_ + row * c_.plan.row);
     c_.prefetch_row(x_src_ + (row + 1) * c_.plan.row);
     memset(w.sum_b, 0, sizeof(A) * size);
@@ -457,13 +457,13 @@ class Backward {
       fill_slots(w.tile.grads, w.tile.next_grads, by_src_, c_.group, p, n, p > begin, grad_base(), grad_stride());
       score_tile<kBySource>(c_, w);
       add_alpha_gradient(w, n);
+      fill_slots(w.tile.stats, w.tile.next_stats, by_src_, c_.group, p, n, p > begin, (const A*)stats_, stats_row_);
       for (int e = 0; e < n; ++e) {
-        const A* from = stats_ + by_src_.idx[p + e] * stats_row_;
+        const A* const from = w.tile.stats[e];
         copy_heads(w.lse + e * stride, from, stride);
         copy_heads(w.norm + e * stride, from + stride, stride);
         copy_heads(w.delta + e * stride, from + 2 * stride, stride);
-        const A* const next = stats_ + by_src_.idx[min_of(p + e + kAhead, last)] * stats_row_;
-        for (int64_t k = 0; k < stats_row_; k += 64 / sizeof(A)) prefetch(next + k);
+        for (int64_t k = 0; k < stats_row_; k += 64 / sizeof(A)) prefetch(w.tile.next_stats[e] + k);
       }
       if (c_.dropout.active) c_.dropout.fill(w.keep, n, c_.plan.heads, stride, w.ids);
       for (int k = 0; k < c_.lanes.vectors(n) * W; k += W) {

@@ -44,7 +44,7 @@ struct InterleavedMicro {
         V sum{};
         GATV2_UNROLL
         for (int v = 0; v < N; ++v) {
-          if (v * W * sizeof(T) % 64 == 0) prefetch(next + v * W);
+          if (v % 2 == 0 && v * W * sizeof(T) % 64 == 0) prefetch(next + v * W);
           const V z = load(x + v * W) + own[v];
           const V y = z > V{} ? z : z * slope;
           sum = v ? fma(y, att[v], sum) : y * att[v];
@@ -65,9 +65,13 @@ struct InterleavedMicro {
     for (int v = 0; v < N; ++v) sum[v] = scale ? load(acc + seg.padded + v * W) * load(scale) : V{};
     for (int e = 0; e < t.n; ++e) {
       const T* const x = t.rows[e] + seg.offset;
+      const T* const next = one_address(t.next_rows[e] + seg.offset);
       const V weight = repeat_lanes<A, HS>(load(p + e * HS));
       GATV2_UNROLL
-      for (int v = 0; v < N; ++v) sum[v] = fma(weight, load(x + v * W), sum[v]);
+      for (int v = 0; v < N; ++v) {
+        if (v % 2 && v * W * sizeof(T) % 64 == 0) prefetch(next + v * W);
+        sum[v] = fma(weight, load(x + v * W), sum[v]);
+      }
     }
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) store(acc + seg.padded + v * W, sum[v]);

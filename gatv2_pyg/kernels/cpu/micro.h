@@ -20,6 +20,8 @@ struct Tile {
   const T* grads[kTileSlots];       // by source: grad_out
   const T* next_rows[kTileSlots];   // to prefetch
   const T* next_grads[kTileSlots];
+  const Acc<T>* stats[kTileSlots];  // by source: the statistics of the destinations
+  const Acc<T>* next_stats[kTileSlots];
   const Acc<T>* projected;          // W_edge edge_attr[e], padded rows; null without edge features
 };
 
@@ -96,6 +98,9 @@ struct Micro {
   using V = typename Simd<A>::V;
   static constexpr int W = Simd<A>::W;
   static constexpr int N = HB * CV;
+  // Whether half of a row is prefetched with the scores, half with the sums. By source the two rows are
+  // halves, and the scores of several heads take time enough.
+  static constexpr bool kSpread = HB < 4;
 
   static GATV2_INLINE V leaky_slope(V z, V slope) { return z > V{} ? broadcast<V>((A)1) : slope; }
   static GATV2_INLINE V leaky(V z, V slope) { return z > V{} ? z : z * slope; }
@@ -136,7 +141,8 @@ struct Micro {
     GATV2_UNROLL
     for (int c = 0; c < CV; ++c) {
       const int v = h * CV + c;
-      prefetch_vector(ahead.next_x, ahead_h * CV + c);
+      const int line = ahead_h * CV + c;
+      if (D == kBySource || !kSpread || line % 2 == 0) prefetch_vector(ahead.next_x, line);
       const V xv = get(t.x, v, o.tail);
       V z = xv + o.own[v];
       if constexpr (Edge) z += load(projected + v * W);
@@ -240,8 +246,12 @@ struct Micro {
     const A* pe = p + seg.head;
     for (int e = 0; e < t.n; ++e, pe += r.head_stride) {
       const T* x = t.rows[e] + seg.offset;
+      const T* const next = one_address(t.next_rows[e] + seg.offset);
       GATV2_UNROLL
-      for (int v = 0; v < N; ++v) sum[v] = fma(broadcast<V>(pe[v / CV]), get(x, v, tail), sum[v]);
+      for (int v = 0; v < N; ++v) {
+        if (kSpread && v % 2) prefetch_vector(next, v);
+        sum[v] = fma(broadcast<V>(pe[v / CV]), get(x, v, tail), sum[v]);
+      }
     }
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) store(acc + seg.padded + v * W, sum[v]);
@@ -265,8 +275,10 @@ struct Micro {
     const A* de = ds + seg.head;
     for (int e = 0; e < t.n; ++e, de += r.head_stride) {
       const T* x = t.rows[e] + seg.offset;
+      const T* const next = one_address(t.next_rows[e] + seg.offset);
       GATV2_UNROLL
       for (int v = 0; v < N; ++v) {
+        if (kSpread && v % 2) prefetch_vector(next, v);
         V z = get(x, v, tail) + own[v];
         if constexpr (Edge) z += load(t.projected + (int64_t)e * r.padded_row + seg.padded + v * W);
         const V w = leaky_slope(z, slope) * de[v / CV];

@@ -6,22 +6,6 @@
 
 GATV2_BEGIN
 
-constexpr int kPhiloxLanes = kVectorBytes / 8;
-typedef uint64_t Words __attribute__((vector_size(kVectorBytes)));
-
-// low half of a * m, all 64 bits of it
-GATV2_INLINE Words multiply_low_halves(Words a, uint32_t m) {
-#if defined(__AVX512F__)
-  return (Words)_mm512_maskz_mul_epu32(0xFF, (__m512i)a, _mm512_set1_epi64(m));
-#elif defined(__AVX2__)
-  return (Words)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(m));
-#elif defined(__SSE2__)
-  return (Words)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(m));
-#else
-  return (a & 0xFFFFFFFFu) * (uint64_t)m;
-#endif
-}
-
 // Ten rounds over one counter per lane; the four words of a lane end in c[0..3], low halves.
 GATV2_INLINE void philox(Words c[4], uint64_t key) {
   uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
@@ -51,12 +35,12 @@ struct Dropout {
     scale = p >= 1 ? (A)0 : (A)(1 / (1 - p));
   }
 
-  // keep[e * stride + h] for edges e < n, heads h < heads. Reads ids up to a multiple of kPhiloxLanes.
+  // keep[e * stride + h] for edges e < n, heads h < heads. Reads ids up to a multiple of kWordLanes.
   void fill(A* keep, int n, int heads, int stride, const int64_t* ids) const {
-    for (int e0 = 0; e0 < n; e0 += kPhiloxLanes) {
+    for (int e0 = 0; e0 < n; e0 += kWordLanes) {
       Words id;
       memcpy(&id, ids + e0, sizeof id);
-      const int edges = min_of(kPhiloxLanes, n - e0);
+      const int edges = min_of(kWordLanes, n - e0);
       for (int h = 0; h < heads; h += 4) {
         Words c[4] = {id, id >> 32, Words{} + (uint64_t)(h / 4), Words{}};
         philox(c, key);
@@ -69,13 +53,13 @@ struct Dropout {
   // Words 0 and 1 of an edge lie side by side in pairs[0], words 2 and 3 in pairs[1].
   GATV2_INLINE void put(A* row, int stride, int edges, int words, const Words c[4]) const {
     typedef uint32_t Halves __attribute__((vector_size(kVectorBytes)));
-    alignas(kVectorBytes) A pairs[2][2 * kPhiloxLanes];
+    alignas(kVectorBytes) A pairs[2][2 * kWordLanes];
     for (int k = 0; k < 2; ++k) {
       const Halves bits = (Halves)((c[2 * k] & 0xFFFFFFFFu) | (c[2 * k + 1] << 32));
       if constexpr (sizeof(A) == 4) {
         store(pairs[k], bits >= threshold ? broadcast<VF>(scale) : VF{});
       } else {
-        for (int i = 0; i < 2 * kPhiloxLanes; ++i) pairs[k][i] = bits[i] >= threshold ? scale : (A)0;
+        for (int i = 0; i < 2 * kWordLanes; ++i) pairs[k][i] = bits[i] >= threshold ? scale : (A)0;
       }
     }
     if (words == 4) {
@@ -94,7 +78,7 @@ GATV2_INLINE void philox_words(uint32_t* words) {
   Words c[4];
   for (int i = 0; i < 4; ++i) c[i] = Words{} + (uint64_t)words[i];
   philox(c, words[4] | (uint64_t)words[5] << 32);
-  for (int i = 0; i < 4; ++i) words[i] = (uint32_t)c[i][kPhiloxLanes - 1];
+  for (int i = 0; i < 4; ++i) words[i] = (uint32_t)c[i][kWordLanes - 1];
 }
 
 GATV2_END

@@ -55,7 +55,7 @@ class Plan {
 
   // `to` holds elements of A, or (to be gathered) of T.
   template <class U, class T> void interleave(U* to, const T* from) const {
-    memset(to, 0, sizeof(U) * padded_row);
+    if (padded_row != row) memset(to, 0, sizeof(U) * padded_row);
     for (int h = 0; h < heads; ++h)
       for (int c = 0; c < channels; ++c, ++from)
         if constexpr (sizeof(U) == sizeof(T)) to[c * head_stride + h] = *from;

@@ -13,17 +13,23 @@ class Index {
     return wide_ ? static_cast<const int64_t*>(data_)[i] : static_cast<const int32_t*>(data_)[i];
   }
   explicit operator bool() const { return data_ != nullptr; }
-  // out[k] = base + this[clamp(begin + k)] * stride, k < n
+  // out[k] = base + this[clamp(begin + k)] * stride, k < n; up to a multiple of kWordLanes are written.
   template <class T>
   GATV2_INLINE void rows(const T** out, int64_t begin, int n, int64_t last, const T* base, int64_t stride) const {
-    if (begin + n - 1 > last) {
+    const bool near = (uint64_t)stride * sizeof(T) <= 0xFFFFFFFFu;
+    if (wide_ || !near || begin + n + kWordLanes > last) {
       for (int k = 0; k < n; ++k) out[k] = base + (*this)[min_of(begin + k, last)] * stride;
-    } else if (wide_) {
-      const int64_t* p = static_cast<const int64_t*>(data_) + begin;
-      for (int k = 0; k < n; ++k) out[k] = base + p[k] * stride;
-    } else {
-      const int32_t* p = static_cast<const int32_t*>(data_) + begin;
-      for (int k = 0; k < n; ++k) out[k] = base + (int64_t)p[k] * stride;
+      return;
+    }
+    typedef int32_t Indices __attribute__((vector_size(kVectorBytes / 2)));
+    const int32_t* p = static_cast<const int32_t*>(data_) + begin;
+    for (int k = 0; k < n; k += kWordLanes) {
+      Indices index;
+      memcpy(&index, p + k, sizeof index);
+      const Words offset =
+          multiply_low_halves(__builtin_convertvector(index, Words), (uint32_t)(stride * sizeof(T)));
+      const Words address = offset + (uint64_t)(uintptr_t)base;
+      memcpy(out + k, &address, sizeof address);
     }
   }
 
