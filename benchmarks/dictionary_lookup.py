@@ -285,7 +285,8 @@ def _solved_text(found: Scores, sizes: list[int], heads: int) -> str:
 
 
 def _listed(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers))
+    whole = len(numbers) > 3 and numbers == list(range(numbers[0], numbers[-1] + 1))
+    return f"{numbers[0]} ... {numbers[-1]}" if whole else ", ".join(map(str, numbers))
 
 
 def _beside_the_paper(
