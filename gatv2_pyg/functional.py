@@ -123,10 +123,7 @@ def _blocks(backend: Backend, graph: Graph, x_src: Tensor) -> int:
     """In how many ranges of destinations the kernels want the edges by source."""
     if backend.kernels != "cpu" or torch.compiler.is_compiling():
         return 1
-    row_bytes = x_src.size(1) * x_src.size(2) * x_src.element_size()
-    return ops.load_kernels("cpu").source_blocks(
-        graph.num_src, graph.num_dst, graph.num_ids, row_bytes
-    )
+    return ops.load_kernels("cpu").source_blocks(x_src, graph.num_dst, graph.num_ids)
 
 
 def _check(x_src, x_dst, att, graph, edge_attr, edge_weight, dropout) -> None:

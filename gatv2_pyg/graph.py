@@ -153,15 +153,15 @@ class Graph:
         return rows
 
     def _transpose(self, blocks: int) -> Rows:
-        ptr, idx, eid = self.by_dst[:3]
+        ptr, idx = self.by_dst[:2]
         if torch.compiler.is_compiling():
-            return Rows(*graph_ops.group_by_src(ptr, idx, eid, self.num_src))
+            return Rows(*graph_ops.group_by_src(ptr, idx, self.num_src))
         kernels = grouping.cpu_kernels() if ptr.device.type == "cpu" else None
         if kernels is None:
-            ptr, idx, eid = grouping.transpose(ptr, idx, eid, self.num_src, blocks)
-            return Rows(ptr, idx, eid, *grouping.cut_rows(ptr))
-        ptr, idx, eid, max_degree = kernels.transpose(ptr, idx, eid, self.num_src, blocks)
-        return Rows(ptr, idx, eid, *grouping.cut_rows(ptr, max_degree))
+            ptr, idx, edge = grouping.transpose(ptr, idx, self.num_src, blocks)
+            return Rows(ptr, idx, edge, *grouping.cut_rows(ptr))
+        ptr, idx, edge, max_degree = kernels.transpose(ptr, idx, self.num_src, blocks)
+        return Rows(ptr, idx, edge, *grouping.cut_rows(ptr, max_degree))
 
     @property
     def device(self) -> torch.device:

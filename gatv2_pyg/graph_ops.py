@@ -17,7 +17,7 @@ _lib.define(
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _lib.define(
-    "group_by_src(Tensor ptr, Tensor idx, Tensor eid, SymInt num_src) "
+    "group_by_src(Tensor ptr, Tensor idx, SymInt num_src) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
@@ -35,8 +35,8 @@ def _group_by_dst(src, dst, num_src, num_dst, add_self_loops) -> tuple[Tensor, .
     return (*rows, *grouping.cut_rows_bounded(rows[0], rows[1].numel()))
 
 
-def _group_by_src(ptr, idx, eid, num_src) -> tuple[Tensor, ...]:
-    rows = grouping.transpose(ptr, idx, eid, num_src)
+def _group_by_src(ptr, idx, num_src) -> tuple[Tensor, ...]:
+    rows = grouping.transpose(ptr, idx, num_src)
     return (*rows, *grouping.cut_rows_bounded(rows[0], idx.numel()))
 
 
@@ -51,7 +51,7 @@ def _group_by_dst_fake(src, dst, num_src, num_dst, add_self_loops) -> tuple[Tens
     return _fake(src, grouping.index_dtype(num_src, num_dst, num_ids), num_dst, num_ids)
 
 
-def _group_by_src_fake(ptr, idx, eid, num_src) -> tuple[Tensor, ...]:
+def _group_by_src_fake(ptr, idx, num_src) -> tuple[Tensor, ...]:
     return _fake(ptr, ptr.dtype, num_src, idx.numel())
 
 

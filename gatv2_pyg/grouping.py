@@ -23,15 +23,16 @@ class EdgeIndexError(IndexError, ValueError):
 class Rows(NamedTuple):
     """Edges grouped by the row that owns them; all int32 or all int64.
 
-    ``idx`` and ``eid`` may be longer than ``ptr[-1]``; what lies beyond is undefined.
+    ``idx`` and ``edge`` may be longer than ``ptr[-1]``; what lies beyond is undefined.
     """
 
     ptr: Tensor
     """``[num_rows + 1]``: the edges of row ``i`` stand at positions ``ptr[i]`` to ``ptr[i+1]``."""
     idx: Tensor
     """``[>= ptr[-1]]``: the other end of the edge at each position."""
-    eid: Tensor
-    """``[>= ptr[-1]]``: the id of the edge at each position; empty where that is the position."""
+    edge: Tensor
+    """``[>= ptr[-1]]``: which edge stands at each position.  By destination its id, and empty where
+    that is the position; by source its position by destination."""
     pieces: Tensor
     """``[P, 3]``: (row, begin, end) of each piece of the long rows, in order."""
     cuts: Tensor
@@ -85,7 +86,7 @@ def group_by_dst(
     ``E + i`` for every ``i < min(num_src, num_dst)``.  No host synchronisation.
 
     Returns:
-        ``ptr``, ``idx`` and ``eid`` of :class:`Rows`, as long as there are edge ids.
+        ``ptr``, ``idx`` and ``edge`` of :class:`Rows`, as long as there are edge ids.
     """
     key = dst
     if add_self_loops:
@@ -98,7 +99,7 @@ def group_by_dst(
 
 
 def transpose(
-    ptr: Tensor, idx: Tensor, eid: Tensor, num_src: int, blocks: int = 1
+    ptr: Tensor, idx: Tensor, num_src: int, blocks: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Groups edges by source, in order of their destinations, from their grouping by destination.
 
@@ -106,7 +107,7 @@ def transpose(
     ``b * num_src + j`` holds the edges from source ``j`` to range ``b``.
 
     Returns:
-        ``ptr``, ``idx`` and ``eid`` of :class:`Rows`.
+        ``ptr``, ``idx`` and ``edge`` of :class:`Rows`.
     """
     position = torch.arange(idx.numel(), dtype=ptr.dtype, device=ptr.device)
     row = torch.searchsorted(ptr[1:], position, right=True)
@@ -116,8 +117,7 @@ def transpose(
         key = row // length * num_src + idx
     key = torch.where(position < ptr[-1], key, blocks * num_src)
     ptr_src, order = _sort_rows(key, blocks * num_src)
-    eid = order if eid.numel() == 0 else eid[order]
-    return ptr_src.to(ptr.dtype), row[order].to(ptr.dtype), eid.to(ptr.dtype)
+    return ptr_src.to(ptr.dtype), row[order].to(ptr.dtype), order.to(ptr.dtype)
 
 
 def _sort_rows(key: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:

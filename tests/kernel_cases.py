@@ -69,7 +69,7 @@ class Case:
 def rows_of(src: Tensor, dst: Tensor, case: Case) -> tuple[Rows, Rows]:
     """The two groupings, by the torch implementation."""
     by_dst = grouping.group_by_dst(src, dst, case.num_src, case.num_dst, case.self_loops)
-    by_src = grouping.transpose(*by_dst, case.num_src, case.blocks)
+    by_src = grouping.transpose(*by_dst[:2], case.num_src, case.blocks)
     return tuple(
         Rows(*(part.to(case.index_dtype) for part in (*rows, *grouping.cut_rows(rows[0]))))
         for rows in (by_dst, by_src)

@@ -25,9 +25,9 @@ CASES = {
 
 
 def problem(
-    heads=4, channels=8, num_nodes=300, num_edges=6000, edge_dim=None, scale=1.0, hub=False
+    seed, heads=4, channels=8, num_nodes=300, num_edges=6000, edge_dim=None, scale=1.0, hub=False
 ):
-    rng = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(seed)
 
     def randn(*size):
         return torch.randn(*size, generator=rng, dtype=torch.float64)
@@ -78,23 +78,32 @@ def results(layer, index, values, weights):
     return {"out": out.detach()} | dict(zip(leaves, grads, strict=True))
 
 
+# One draw says little: d att has few numbers, and logits of 1e4 seldom tie.
+DRAWS = 20
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", CASES)
 def test_errs_no_more_than_pyg(name, dtype):
     if dtype == torch.float16 and name == "large logits":
         pytest.skip("logits of 1e4 are not finite in PyG's float16")
-    index, values, weights = problem(**CASES[name])
-    values = {key: value.to(dtype) for key, value in values.items()}
-    weights = weights.to(dtype)
-    exact = results(
-        pygs, index, {key: value.double() for key, value in values.items()}, weights.double()
-    )
-    mine = results(ours, index, values, weights)
-    theirs = results(pygs, index, values, weights)
-    for key, want in exact.items():
-        error, budget = ((found[key].double() - want).norm() for found in (mine, theirs))
-        # What the same values lose when they are rounded once.
-        rounding = (want.to(dtype).double() - want).norm()
+    squares: dict[str, torch.Tensor] = {}
+    for seed in range(DRAWS):
+        index, values, weights = problem(seed, **CASES[name])
+        values = {key: value.to(dtype) for key, value in values.items()}
+        weights = weights.to(dtype)
+        exact = results(
+            pygs, index, {key: value.double() for key, value in values.items()}, weights.double()
+        )
+        mine = results(ours, index, values, weights)
+        theirs = results(pygs, index, values, weights)
+        for key, want in exact.items():
+            # Last, what the same values lose when they are rounded once.
+            found = mine[key], theirs[key], want.to(dtype)
+            errors = torch.stack([(value.double() - want).square().sum() for value in found])
+            squares[key] = squares.get(key, 0) + errors
+    for key, sums in squares.items():
+        error, budget, rounding = sums.sqrt().tolist()
         slack = 1.1 if dtype == torch.float32 else 1.0
         assert error <= max(slack * budget, 2 * rounding), (
             f"{key}: error {error:.3g}, PyG's {budget:.3g}"

@@ -14,7 +14,7 @@ from ctypes import c_double, c_int64, c_uint32, c_void_p
 
 import pytest
 import torch
-from kernel_cases import Case, assert_within_budget, build, cast, exact, run
+from kernel_cases import Case, assert_within_budget, build, cast, exact, rows_of, run
 
 from gatv2_pyg import grouping, reference
 
@@ -101,12 +101,19 @@ def test_sums_of_a_source_do_not_depend_on_how_often_they_are_put_down():
 
 
 @needs_library
-def test_sources_get_blocks_where_their_rows_exceed_the_caches():
-    assert cpu.source_blocks(50_000, 50_000, 1_000_000, 512) == 2
-    assert cpu.source_blocks(11_758, 11_758, 1_000_000, 512) == 1
-    assert cpu.source_blocks(200_000, 200_000, 8_000_000, 512) == 5, "at least 8 edges a row"
-    assert cpu.source_blocks(10**6, 10**6, 10**6, 512) == 1
-    assert cpu.source_blocks(0, 10**6, 0, 512) == 1
+def test_blocks_where_rows_or_records_exceed_the_caches():
+    def blocks(num_src, num_dst, num_edges, heads=8, channels=16, dtype=torch.float32):
+        x_src = torch.empty(num_src, heads, channels, dtype=dtype, device="meta")
+        return cpu.source_blocks(x_src, num_dst, num_edges)
+
+    assert blocks(50_000, 50_000, 1_000_000) == 3, "80 bytes an edge in ranges of 32 MiB"
+    assert blocks(50_000, 50_000, 1_000_000, 1, 128) == 1, "24 bytes an edge, 512 a destination"
+    assert blocks(50_000, 200_000, 1_000_000, 1, 128) == 3, "at least 6 edges to a source"
+    assert blocks(20_000, 100_000, 1_000_000, 1, 128) == 2, "512 bytes a destination"
+    assert blocks(11_758, 11_758, 400_000) == 1
+    assert blocks(11_758, 11_758, 400_000, dtype=torch.float64) == 2
+    assert blocks(10**6, 10**6, 10**6) == 1
+    assert blocks(0, 10**6, 0) == 1
 
 
 @needs_library
@@ -120,6 +127,41 @@ def test_results_larger_than_the_caches(heads, channels, dtype, threads):
     assert_right(problem(case, dtype), got)
     threads(1)
     assert_same(run(cpu, problem(case, dtype)), got)
+
+
+@needs_library
+@pytest.mark.parametrize("heads", [8, 16, 3])
+def test_records_larger_than_the_caches(heads, threads):
+    # 64 bytes an edge and more go past the caches, less does not.
+    case = Case(heads, 3, num_src=400, num_dst=600, num_edges=150_000, dropout=0.4, blocks=2)
+    threads(2)
+    got = run(cpu, problem(case))
+    assert_right(problem(case), got)
+    threads(1)
+    assert_same(run(cpu, problem(case)), got)
+
+
+@needs_library
+@pytest.mark.parametrize(("heads", "channels"), [(1, 16), (8, 16), (2, 1), (17, 4)])
+@pytest.mark.parametrize("step", [-1.9, -0.1, 0.1, 1.9, 2.1])
+def test_scores_that_rise_or_fall_along_a_row(step, heads, channels):
+    """The running maximum follows late; nothing may depend on when it does."""
+    edges = 400
+    case = Case(heads, channels, num_src=edges, num_dst=1, num_edges=0)
+    scores = step / 16 * torch.arange(edges, dtype=torch.float64)
+    order = torch.arange(edges)
+    by_dst, by_src = rows_of(order, torch.zeros_like(order), case)
+    rising = build(case)._replace(
+        x_src=(scores - scores.mean()).view(-1, 1, 1).repeat(1, heads, channels) / channels,
+        x_dst=torch.zeros(1, heads, channels, dtype=torch.float64),
+        att=torch.ones(heads, channels, dtype=torch.float64),
+        by_dst=by_dst,
+        by_src=by_src,
+        num_ids=edges,
+        negative_slope=1.0,
+    )
+    rising = cast(rising, torch.float32)
+    assert_right(rising, run(cpu, rising))
 
 
 @needs_library
@@ -331,7 +373,7 @@ def test_counting_sorts(num_edges, num_src, num_dst, self_loops, in_dtype, out_d
     src = torch.randint(max(num_src, 1), (num_edges,), generator=rng)
     dst = torch.randint(max(num_dst, 1), (num_edges,), generator=rng)
     want = sorted_edges(src, dst, num_src, num_dst, self_loops)
-    want_srcs = {blocks: grouping.transpose(*want, num_src, blocks) for blocks in (1, 3, 64)}
+    want_srcs = {blocks: grouping.transpose(*want[:2], num_src, blocks) for blocks in (1, 3, 64)}
     for count in (1, 3):
         threads(count)
         for s, d in zip(layouts(src, in_dtype), layouts(dst, in_dtype), strict=True):
@@ -339,7 +381,7 @@ def test_counting_sorts(num_edges, num_src, num_dst, self_loops, in_dtype, out_d
             assert bad is None
             assert degree == max([*want[0].diff().tolist(), 0])
             for blocks, want_src in want_srcs.items():
-                *got_src, src_degree = cpu.transpose(*got, num_src, blocks)
+                *got_src, src_degree = cpu.transpose(*got[:2], num_src, blocks)
                 assert src_degree == max([*want_src[0].diff().tolist(), 0])
                 for mine, theirs in zip(got_src, want_src, strict=True):
                     assert mine.dtype == out_dtype

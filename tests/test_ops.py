@@ -54,7 +54,7 @@ def test_opcheck_grouping(loops):
     arguments = (index[0], index[1], 9, 9, loops)
     torch.library.opcheck(torch.ops.gatv2_pyg.group_by_dst.default, arguments)
     rows = torch.ops.gatv2_pyg.group_by_dst(*arguments)
-    torch.library.opcheck(torch.ops.gatv2_pyg.group_by_src.default, (*rows[:3], 9))
+    torch.library.opcheck(torch.ops.gatv2_pyg.group_by_src.default, (*rows[:2], 9))
 
 
 def attention_of(*leaves, backend="auto", loops=True, dropout=0.0):

@@ -138,8 +138,9 @@ def test_padding_is_not_read():
         garbage = rows.idx.new_full((5,), 2**30)
         pieces, cuts = grouping.cut_rows_bounded(rows.ptr, rows.idx.numel() + 3 * grouping.PIECE)
         assert (pieces[:, 0] < 0).any()
-        eid = torch.cat([rows.eid, garbage]) if rows.eid.numel() else rows.eid
-        return rows._replace(idx=torch.cat([rows.idx, garbage]), eid=eid, pieces=pieces, cuts=cuts)
+        idx = torch.cat([rows.idx, garbage])
+        edge = torch.cat([rows.edge, garbage]) if rows.edge.numel() else rows.edge
+        return rows._replace(idx=idx, edge=edge, pieces=pieces, cuts=cuts)
 
     padding = problem._replace(by_dst=padded(problem.by_dst), by_src=padded(problem.by_src))
     for name, value in run(kernels, padding).items():
@@ -165,7 +166,7 @@ if REASON is None:
     import triton
     import triton.language as tl
 
-    from gatv2_pyg.kernels.triton.common import keep_of
+    from gatv2_pyg.kernels.triton.common import edge_ids, keep_of
 
     @triton.jit
     def philox_kernel(counter, out, seed):
@@ -184,9 +185,8 @@ if REASON is None:
         h0 = tl.program_id(0) * BH
         QUADS: tl.constexpr = (BH + 3) // 4
         k = tl.arange(0, BE * QUADS)
-        keep = keep_of(
-            eid, k * 0, k * 0 + BE, k // QUADS, k % QUADS, h0, seed, threshold, scale, 1, BE, BH
-        )
+        ids = edge_ids(eid, k // QUADS, k // QUADS < BE)
+        keep = keep_of(ids, k % QUADS, h0, seed, threshold, scale, 1, BE, BH)
         h = h0 + tl.arange(0, BH)
         edge = tl.arange(0, BE)[:, None]
         mask = (h < H)[None, :] & (edge < BE)
@@ -386,7 +386,7 @@ def random_problem(num_nodes, num_edges, heads, channels, star=False, dropout=0.
     if star:
         dst = torch.zeros_like(dst)
     by_dst = grouping.group_by_dst(src, dst, num_nodes, num_nodes, False)
-    by_src = grouping.transpose(*by_dst, num_nodes)
+    by_src = grouping.transpose(*by_dst[:2], num_nodes)
     groups = [grouping.Rows(*rows, *grouping.cut_rows(rows[0])) for rows in (by_dst, by_src)]
 
     def randn(*shape):

@@ -22,17 +22,22 @@ _COMMON = struct.Struct("10q 5q 2d q")
 _REST = struct.Struct("3q 7q 7q 7q")
 _NO_EDGES = (0,) * 7
 _BLOCK_BYTES = 32 << 20
-_LEAST_DEGREE = 8
+_LEAST_DEGREE = 6
 
 
-def source_blocks(num_src: int, num_dst: int, num_edges: int, row_bytes: int) -> int:
-    """How many ranges of destinations suit :func:`backward`'s pass by source.
+def source_blocks(x_src: Tensor, num_dst: int, num_edges: int) -> int:
+    """How many ranges of destinations suit :func:`backward`.
 
-    That pass gathers two rows for each edge.  Rows that stay in the caches come three times as fast
-    as those that do not, but each range reads the rows of all sources anew: a source must have
-    several edges in it.
+    For each range it goes over the edges by destination, which leaves a record of each, and then by
+    source, which gathers the records and the rows of ``grad_out``.  What stays in the caches comes
+    three times as fast as what does not, but each range adds to the sums of all sources: a source
+    must have several edges in it.
     """
-    blocks = -(-2 * row_bytes * num_dst // _BLOCK_BYTES)
+    num_src, heads, channels = x_src.shape
+    row_bytes = heads * channels * x_src.element_size()
+    # Two coefficients a head, and a bit a channel.
+    record_bytes = 2 * heads * max(4, x_src.element_size()) + heads * channels // 8
+    blocks = -(-max(row_bytes * num_dst, record_bytes * num_edges) // _BLOCK_BYTES)
     return max(1, min(blocks, num_edges // (_LEAST_DEGREE * max(num_src, 1))))
 
 
@@ -74,11 +79,11 @@ def _common(
 
 
 def _rows(rows: Sequence[Tensor]) -> tuple[int, ...]:
-    ptr, idx, eid, pieces, cuts = rows
+    ptr, idx, edge, pieces, cuts = rows
     return (
         ptr.data_ptr(),
         idx.data_ptr(),
-        eid.data_ptr() if eid.numel() else 0,
+        edge.data_ptr() if edge.numel() else 0,
         pieces.data_ptr(),
         pieces.size(0),
         cuts.data_ptr(),

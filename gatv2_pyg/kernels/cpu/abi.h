@@ -6,16 +6,16 @@
 namespace gatv2 {
 
 // Raised whenever a record changes; the launcher refuses another number than its own.
-constexpr int64_t kAbiVersion = 2;
+constexpr int64_t kAbiVersion = 3;
 
 enum Status : int64_t { kOk = 0, kOutOfMemory = 1 };
 enum Dtype : int64_t { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
 
-// Grouped edges: see the launcher. `eid` is null where the id of an edge is its position.
+// Grouped edges: see the launcher. `edge` is null where it is the position.
 struct GroupedEdges {
   const void* ptr;
   const void* idx;
-  const void* eid;
+  const void* edge;
   const void* pieces;
   int64_t num_pieces;
   const void* cuts;

@@ -67,7 +67,7 @@ class Forward {
   // A row is copied once and gathered about num_edges / num_src times. Heads of whole vectors gain where the
   // copies stay in the caches; heads that leave lanes empty gain more.
   static bool interleaving_pays(const Arguments& args) {
-    if (args.heads < 2 || args.heads > W || args.edge_dim != 0) return false;
+    if (args.heads < 2 || args.heads > W || args.edge_dim != 0 || args.negative_slope > 1) return false;
     const int64_t edges = Rows(args.by_dst, args.wide_index, args.num_dst).num_edges;
     const bool narrow = args.channels % W != 0;
     const bool small = args.num_src * args.heads * args.channels * sizeof(T) <= Scratch::kMost;
@@ -100,7 +100,7 @@ class Forward {
     for (int64_t p = begin; p < end; p += kTile) {
       const int n = (int)min_of((int64_t)kTile, end - p);
       read_tile(c_, w, rows_, p, n, p > begin, gathered_, c_.dropout.active || alpha_);
-      score_tile<kForward>(c_, w);
+      score_tile<kForward>(c_, w, w.s, w.d);
       if (alpha_)
         for (int e = 0; e < n; ++e)
           memcpy(alpha_ + w.ids[e] * c_.plan.heads, w.s + e * c_.plan.head_stride, sizeof(A) * c_.plan.heads);

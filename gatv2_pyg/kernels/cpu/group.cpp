@@ -136,7 +136,6 @@ template <class O>
 int64_t transpose_of(const TransposeArguments& a, int64_t& largest) {
   const O* ptr = static_cast<const O*>(a.ptr);
   const O* idx = static_cast<const O*>(a.idx);
-  const O* eid = static_cast<const O*>(a.eid);
   const int64_t edges = a.num_rows ? ptr[a.num_rows] : 0, out_rows = a.num_blocks * a.num_src;
   const int64_t ranges = ranges_for(edges, out_rows, a.threads);
   O* counts = static_cast<O*>(calloc((size_t)(ranges * out_rows) + 1, sizeof(O)));
@@ -160,13 +159,13 @@ int64_t transpose_of(const TransposeArguments& a, int64_t& largest) {
   });
   largest = offsets(counts, ranges, out_rows, static_cast<O*>(a.out_ptr));
   O* const out_idx = static_cast<O*>(a.out_idx);
-  O* const out_eid = static_cast<O*>(a.out_eid);
+  O* const out_edge = static_cast<O*>(a.out_edge);
   for_ranges(ranges, [&](int64_t k) {
     for_rows(k, [&](int64_t row, int64_t from, int64_t to, O* next) {
       for (int64_t p = from; p < to; ++p) {
         const O at = next[idx[p]]++;
         out_idx[at] = (O)row;
-        out_eid[at] = eid ? eid[p] : (O)p;
+        out_edge[at] = (O)p;
       }
     });
   });

@@ -36,13 +36,12 @@ struct TransposeArguments {
   int64_t threads;
   const void* ptr;
   const void* idx;
-  const void* eid;  // null: the identity
   int64_t num_rows;
   int64_t num_src;
   int64_t num_blocks;  // ranges of as many rows, the edges of each by source
   void* out_ptr;       // [num_blocks * num_src + 1]
   void* out_idx;
-  void* out_eid;
+  void* out_edge;
 };
 
 int64_t group_by_dst(const GroupArguments&, GroupResult&);

@@ -41,15 +41,15 @@ struct InterleavedMicro {
       V scores = add_lanes<A, HS, 0, HS>([&](auto k) GATV2_LAMBDA_INLINE {
         const T* const x = one_address(t.rows[e0 + decltype(k)::value] + seg.offset);
         const T* const next = one_address(t.next_rows[e0 + decltype(k)::value] + seg.offset);
-        V sum{};
+        V sums[2] = {};  // the lanes of an edge in two chains
         GATV2_UNROLL
         for (int v = 0; v < N; ++v) {
           if (v % 2 == 0 && v * W * sizeof(T) % 64 == 0) prefetch(next + v * W);
           const V z = load(x + v * W) + own[v];
-          const V y = z > V{} ? z : z * slope;
-          sum = v ? fma(y, att[v], sum) : y * att[v];
+          const V y = max_of(z * slope, z);
+          sums[v % 2] = v > 1 ? fma(y, att[v], sums[v % 2]) : y * att[v];
         }
-        return sum;
+        return N > 1 ? sums[0] + sums[1] : sums[0];
       });
       A* const to = s + e0 * HS;
       if (seg.continues) scores += load(to);
@@ -66,7 +66,7 @@ struct InterleavedMicro {
     for (int e = 0; e < t.n; ++e) {
       const T* const x = t.rows[e] + seg.offset;
       const T* const next = one_address(t.next_rows[e] + seg.offset);
-      const V weight = repeat_lanes<A, HS>(load(p + e * HS));
+      const V weight = load_repeated<HS>(p + e * HS);
       GATV2_UNROLL
       for (int v = 0; v < N; ++v) {
         if (v % 2 && v * W * sizeof(T) % 64 == 0) prefetch(next + v * W);
@@ -81,7 +81,7 @@ struct InterleavedMicro {
 template <class T, int HS, int N>
 const MicroTable<T>* interleaved_table() {
   using M = InterleavedMicro<T, HS, N>;
-  static constexpr MicroTable<T> table = {{{M::score}}, nullptr, M::accumulate_forward, {}, {}};
+  static constexpr MicroTable<T> table = {{{M::score}}, nullptr, M::accumulate_forward, {}, nullptr};
   return &table;
 }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 # Must equal kAbiVersion in abi.h.
-_ABI_VERSION = 2
+_ABI_VERSION = 3
 _NAME = "libgatv2_cpu.so"
 _ISAS = ("baseline", "avx2", "avx512")
 

@@ -16,13 +16,15 @@ constexpr int kTileSlots = kTile + kMaxLanes;
 template <class T>
 struct Tile {
   int n;
-  const T* rows[kTileSlots];        // x_src by destination, x_dst by source
-  const T* grads[kTileSlots];       // by source: grad_out
-  const T* next_rows[kTileSlots];   // to prefetch
-  const T* next_grads[kTileSlots];
-  const Acc<T>* stats[kTileSlots];  // by source: the statistics of the destinations
-  const Acc<T>* next_stats[kTileSlots];
-  const Acc<T>* projected;          // W_edge edge_attr[e], padded rows; null without edge features
+  const T* rows[kTileSlots];       // x_src by destination, grad_out by source
+  const T* next_rows[kTileSlots];  // to prefetch
+  const Acc<T>* projected;         // W_edge edge_attr[e], padded rows; null without edge features
+  uint8_t* masks;                  // by destination: where z is above 0, [n] rows of mask_row
+  int64_t mask_row;
+  const Acc<T>* records[kTileSlots];  // by source: see records.h
+  const Acc<T>* next_records[kTileSlots];
+  const uint8_t* record_masks[kTileSlots];
+  const uint8_t* next_record_masks[kTileSlots];
 };
 
 template <class A>
@@ -35,7 +37,7 @@ struct RowData {
   int padded_row;
 };
 
-enum Direction { kForward, kByDestination, kBySource };
+enum Direction { kForward, kByDestination };  // the passes that need scores
 
 // The partial sums of (2) and of (4) for one edge and head.
 template <class V> struct Scores { V s, d; };
@@ -98,11 +100,10 @@ struct Micro {
   using V = typename Simd<A>::V;
   static constexpr int W = Simd<A>::W;
   static constexpr int N = HB * CV;
-  // Whether half of a row is prefetched with the scores, half with the sums. By source the two rows are
-  // halves, and the scores of several heads take time enough.
+  // Whether half of a row is prefetched with the scores, half with the sums: the scores of several heads take
+  // time enough.
   static constexpr bool kSpread = HB < 4;
 
-  static GATV2_INLINE V leaky_slope(V z, V slope) { return z > V{} ? broadcast<V>((A)1) : slope; }
   static GATV2_INLINE V leaky(V z, V slope) { return z > V{} ? z : z * slope; }
 
   // Vector v of the segment; only the last of a ragged one is partial.
@@ -129,8 +130,8 @@ struct Micro {
     }
   };
 
-  // An edge's rows, and those of the edge to prefetch.
-  struct Edges { const T *x, *g, *next_x, *next_g; };
+  // An edge's row, and that of the edge to prefetch.
+  struct Edges { const T *x, *next_x; };
 
   // (2) and (4) of one edge and head h of the segment, lanes not yet added up. The prefetches, here of
   // `ahead` and its head, are spread over the work, for the processor tracks few misses at a time.
@@ -142,17 +143,13 @@ struct Micro {
     for (int c = 0; c < CV; ++c) {
       const int v = h * CV + c;
       const int line = ahead_h * CV + c;
-      if (D == kBySource || !kSpread || line % 2 == 0) prefetch_vector(ahead.next_x, line);
+      if (!kSpread || line % 2 == 0) prefetch_vector(ahead.next_x, line);
       const V xv = get(t.x, v, o.tail);
       V z = xv + o.own[v];
       if constexpr (Edge) z += load(projected + v * W);
       const V y = leaky(z, o.slope);
       sum.s = c ? fma(y, o.att[v], sum.s) : y * o.att[v];
       if constexpr (D == kByDestination) sum.d = c ? fma(xv, o.grad[v], sum.d) : xv * o.grad[v];
-      if constexpr (D == kBySource) {
-        const V gv = get(t.g, v, o.tail);
-        sum.d = c ? fma(gv, o.own[v], sum.d) : gv * o.own[v];
-      }
     }
     return sum;
   }
@@ -162,9 +159,7 @@ struct Micro {
   static void score(const Tile<T>& t, const Segment& seg, const RowData<A>& r, A* s, A* d) {
     const A* const projected = Edge ? t.projected + seg.padded : nullptr;
     auto edges_at = [&](int e) GATV2_LAMBDA_INLINE {
-      const bool g = D == kBySource;
-      return Edges{one_address(t.rows[e] + seg.offset), g ? one_address(t.grads[e] + seg.offset) : nullptr,
-                   one_address(t.next_rows[e] + seg.offset), g ? one_address(t.next_grads[e] + seg.offset) : nullptr};
+      return Edges{one_address(t.rows[e] + seg.offset), one_address(t.next_rows[e] + seg.offset)};
     };
     auto edge_terms = [&](const Own<D>& o, const Edges& edges, int e, int h, const Edges& ahead,
                           int ahead_h) GATV2_LAMBDA_INLINE {
@@ -260,12 +255,13 @@ struct Micro {
   // A tile's sum goes into a row's sum as one: fewer roundings than edge by edge.
   static GATV2_INLINE void add(A* to, V tile) { store(to, load(to) + tile); }
 
-  // (6), (7): acc_slope += sum_e ds LeakyReLU'(z), acc_att += sum_e ds LeakyReLU(z); att comes last.
+  // (6), (7): acc_slope += sum_e ds LeakyReLU'(z), acc_att += sum_e ds LeakyReLU(z); att comes last. Where z is
+  // above 0 goes to the tile's masks.
   template <bool Edge>
   static void accumulate_by_destination(const Tile<T>& t, const Segment& seg, const RowData<A>& r,
                                         const A* ds, A* acc_slope, A* acc_att) {
     const Lanes tail(seg.tail);
-    const V slope = broadcast<V>(r.slope);
+    const V one = broadcast<V>((A)1), slope = broadcast<V>(r.slope);
     V own[N], a[N], b[N];
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) {
@@ -273,7 +269,8 @@ struct Micro {
       a[v] = b[v] = V{};
     }
     const A* de = ds + seg.head;
-    for (int e = 0; e < t.n; ++e, de += r.head_stride) {
+    uint8_t* masks = t.masks + seg.padded / W * kMaskBytes<A>;
+    for (int e = 0; e < t.n; ++e, de += r.head_stride, masks += t.mask_row) {
       const T* x = t.rows[e] + seg.offset;
       const T* const next = one_address(t.next_rows[e] + seg.offset);
       GATV2_UNROLL
@@ -281,7 +278,9 @@ struct Micro {
         if (kSpread && v % 2) prefetch_vector(next, v);
         V z = get(x, v, tail) + own[v];
         if constexpr (Edge) z += load(t.projected + (int64_t)e * r.padded_row + seg.padded + v * W);
-        const V w = leaky_slope(z, slope) * de[v / CV];
+        const auto above = above_zero(z);
+        store_mask(masks + v * kMaskBytes<A>, above);
+        const V w = select(above, one, slope) * de[v / CV];
         a[v] += w;
         b[v] = fma(w, z, b[v]);
       }
@@ -294,30 +293,24 @@ struct Micro {
   }
 
   // (8): acc_grad += sum_e keep alpha g_i, acc_slope += sum_e ds LeakyReLU'(z).
-  template <bool Edge>
-  static void accumulate_by_source(const Tile<T>& t, const Segment& seg, const RowData<A>& r,
-                                   const A* ka, const A* ds, A* acc_grad, A* acc_slope) {
+  static void accumulate_by_source(const Tile<T>& t, const Segment& seg, const RowData<A>& r, A* acc_grad,
+                                   A* acc_slope) {
     const Lanes tail(seg.tail);
-    const V slope = broadcast<V>(r.slope);
-    V own[N], a[N], b[N];
+    const V one = broadcast<V>((A)1), slope = broadcast<V>(r.slope);
+    V a[N], b[N];
     GATV2_UNROLL
-    for (int v = 0; v < N; ++v) {
-      own[v] = load(r.own + seg.padded + v * W);
-      a[v] = b[v] = V{};
-    }
-    const A* ke = ka + seg.head;
-    const A* de = ds + seg.head;
-    for (int e = 0; e < t.n; ++e, ke += r.head_stride, de += r.head_stride) {
-      const T* x = t.rows[e] + seg.offset;
-      const T* g = t.grads[e] + seg.offset;
-      const T* const next = one_address(t.next_grads[e] + seg.offset);
+    for (int v = 0; v < N; ++v) a[v] = b[v] = V{};
+    for (int e = 0; e < t.n; ++e) {
+      const T* const g = t.rows[e] + seg.offset;
+      const T* const next = one_address(t.next_rows[e] + seg.offset);
+      const A* const keep_alpha = t.records[e] + seg.head;
+      const A* const ds = keep_alpha + r.head_stride;
+      const uint8_t* const masks = t.record_masks[e] + seg.padded / W * kMaskBytes<A>;
       GATV2_UNROLL
       for (int v = 0; v < N; ++v) {
         prefetch_vector(next, v);
-        V z = get(x, v, tail) + own[v];
-        if constexpr (Edge) z += load(t.projected + (int64_t)e * r.padded_row + seg.padded + v * W);
-        a[v] = fma(broadcast<V>(ke[v / CV]), get(g, v, tail), a[v]);
-        b[v] = fma(broadcast<V>(de[v / CV]), leaky_slope(z, slope), b[v]);
+        a[v] = fma(broadcast<V>(keep_alpha[v / CV]), get(g, v, tail), a[v]);
+        b[v] = fma(broadcast<V>(ds[v / CV]), select(load_mask<A>(masks + v * kMaskBytes<A>), one, slope), b[v]);
       }
     }
     GATV2_UNROLL
@@ -332,13 +325,12 @@ struct Micro {
 template <class T>
 struct MicroTable {
   using A = Acc<T>;
-  void (*score[3][2])(const Tile<T>&, const Segment&, const RowData<A>&, A* s, A* d);
+  void (*score[2][2])(const Tile<T>&, const Segment&, const RowData<A>&, A* s, A* d);
   void (*dot)(const T* x, const Segment&, const RowData<A>&, A* d);
   void (*accumulate_forward)(const Tile<T>&, const Segment&, const RowData<A>&, const A* p, const A* scale, A* acc);
   void (*accumulate_by_destination[2])(const Tile<T>&, const Segment&, const RowData<A>&, const A* ds, A* acc_slope,
                                        A* acc_att);
-  void (*accumulate_by_source[2])(const Tile<T>&, const Segment&, const RowData<A>&, const A* ka, const A* ds,
-                                  A* acc_grad, A* acc_slope);
+  void (*accumulate_by_source)(const Tile<T>&, const Segment&, const RowData<A>&, A* acc_grad, A* acc_slope);
 };
 
 template <class T, int HB, int CV, bool Ragged>
@@ -346,12 +338,11 @@ const MicroTable<T>* micro_table() {
   using M = Micro<T, HB, CV, Ragged>;
   static constexpr MicroTable<T> table = {
       {{M::template score<kForward, false>, M::template score<kForward, true>},
-       {M::template score<kByDestination, false>, M::template score<kByDestination, true>},
-       {M::template score<kBySource, false>, M::template score<kBySource, true>}},
+       {M::template score<kByDestination, false>, M::template score<kByDestination, true>}},
       M::dot,
       M::accumulate_forward,
       {M::template accumulate_by_destination<false>, M::template accumulate_by_destination<true>},
-      {M::template accumulate_by_source<false>, M::template accumulate_by_source<true>}};
+      M::accumulate_by_source};
   return &table;
 }
 

@@ -11,6 +11,7 @@
 GATV2_BEGIN
 
 constexpr size_t kAlignment = 128;
+constexpr int64_t kPastCaches = (int64_t)8 << 20;  // results of so many bytes are stored past the caches
 
 // Aligned, uninitialised memory. `get` is null when the allocation failed.
 class Buffer {

@@ -59,17 +59,12 @@ struct Context {
   }
   // Whether the rows of a result are better stored past the caches: it is larger than they are.
   template <class U> bool past_caches(const U* result, int64_t rows) const {
-    return plan.packed_is_padded() && rows * plan.row * (int64_t)sizeof(U) >= (int64_t)8 << 20 &&
+    return plan.packed_is_padded() && rows * plan.row * (int64_t)sizeof(U) >= kPastCaches &&
            (uintptr_t)result % kVectorBytes == 0;
   }
-  // out = value * scale[h], to a packed row; scale may be null.
+  // out = value * scale[h], to a packed row; scale may be null where rows are not interleaved.
   template <class U> void put_row(U* out, const A* value, const A* scale, bool past) const {
-    if (plan.interleaved) {
-      for (int h = 0; h < plan.heads; ++h)
-        for (int c = 0; c < plan.channels; ++c, ++out)
-          from_float(value[c * plan.head_stride + h] * (scale ? scale[h] : (A)1), *out);
-      return;
-    }
+    if (plan.interleaved) return plan.separate(out, value, scale);
     for (int h = 0; h < plan.heads; ++h)
       for (int v = 0; v < plan.head_vectors; ++v) {
         auto x = load(value + h * plan.padded_channels + v * plan.W);
@@ -114,17 +109,23 @@ struct Worker {
   EdgeGradients<T> staged;
   int64_t ids[kTile];
   A *own, *grad, *sum_a, *sum_b;               // padded rows
-  A *s, *d, *keep, *lse, *norm, *delta;        // [kTileSlots][head_stride]
+  A *s, *d;                                    // of a tile: [kTileSlots][head_stride], or of a row of edges
+  A *keep;                                     // [kTileSlots][head_stride]
+  uint8_t* masks;                              // of a tile that leaves no records
   A *max, *denominator, *scale, *residual, *stats;  // [spread_size], stats: 3 of them
 
-  void carve(const Context<T>& c, Carver<A>& memory) {
+  // `longest`: edges of a row that s and d have room for.
+  void carve(const Context<T>& c, int64_t longest, Carver<A>& memory) {
     const size_t row_size = c.plan.padded_row;
+    const size_t edges = (longest + kTile - 1) / kTile * kTile + kMaxLanes;
     const size_t tile_size = (size_t)kTileSlots * c.plan.head_stride + kMaxLanes;
     A** const rows[] = {&own, &grad, &sum_a, &sum_b};
-    A** const tiles[] = {&s, &d, &keep, &lse, &norm, &delta};
     A** const spreads[] = {&max, &denominator, &scale, &residual};
     for (A** p : rows) *p = memory.take(row_size);
-    for (A** p : tiles) *p = memory.take(tile_size);
+    s = memory.take(max_of(tile_size, edges * c.plan.head_stride));
+    d = memory.take(max_of(tile_size, edges * c.plan.head_stride));
+    keep = memory.take(tile_size);
+    masks = reinterpret_cast<uint8_t*>(memory.take(kTile * row_size));
     for (A** p : spreads) *p = memory.take(c.lanes.spread_size());
     stats = memory.take(3 * c.lanes.spread_size());
     A* const w = memory.take(c.edges() ? EdgeWindow<T>::elements(c.plan, c.args.edge_dim) : 0);
@@ -141,14 +142,15 @@ class Workers {
   using A = Acc<T>;
 
  public:
-  Workers(const Context<T>& c, int64_t count) : count_(count), size_(measure(c)), memory_(bytes()) {
+  Workers(const Context<T>& c, int64_t count, int64_t longest = 0)
+      : count_(count), size_(measure(c, longest)), memory_(bytes()) {
     if (!memory_) return;
     memset(memory_.get<char>(), 0, bytes());
     for (int64_t k = 0; k < count_; ++k) {
       Worker<T>& w = (*this)[k];
       w = Worker<T>();
       Carver<A> carver(reinterpret_cast<A*>(memory_.get<char>() + k * size_ + header()));
-      w.carve(c, carver);
+      w.carve(c, longest, carver);
       w.row = c.row_data();
     }
   }
@@ -157,10 +159,10 @@ class Workers {
 
  private:
   static size_t header() { return (sizeof(Worker<T>) + 127) / 128 * 128; }
-  static size_t measure(const Context<T>& c) {
+  static size_t measure(const Context<T>& c, int64_t longest) {
     Carver<A> carver(nullptr);
     Worker<T> w;
-    w.carve(c, carver);
+    w.carve(c, longest, carver);
     return header() + (carver.used() * sizeof(A) + 127) / 128 * 128 + 128;
   }
   size_t bytes() const { return size_ * count_; }
@@ -175,15 +177,16 @@ template <class T>
 GATV2_INLINE void read_tile(const Context<T>& c, Worker<T>& w, const Rows& rows, int64_t begin, int n,
                             bool follows, const T* base, bool need_ids) {
   w.tile.n = n;
-  fill_slots(w.tile.rows, w.tile.next_rows, rows, c.group, begin, n, follows, base, c.plan.gathered);
+  fill_slots(w.tile.rows, w.tile.next_rows, rows.idx, rows.num_edges, c.group, begin, n, follows, base,
+             c.plan.gathered);
   if (need_ids) for (int k = 0; k < n; ++k) w.ids[k] = rows.id(begin + k);
   if (c.edges()) w.tile.projected = w.window.at(rows, begin, n);
 }
 
 template <Direction D, class T>
-GATV2_INLINE void score_tile(const Context<T>& c, Worker<T>& w) {
-  c.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
-    m->score[D][c.edges()](w.tile, s, w.row, w.s, w.d);
+GATV2_INLINE void score_tile(const Context<T>& c, Worker<T>& w, Acc<T>* s, Acc<T>* d) {
+  c.each_segment([&](const MicroTable<T>* m, const Segment& seg) GATV2_LAMBDA_INLINE {
+    m->score[D][c.edges()](w.tile, seg, w.row, s, d);
   });
 }
 

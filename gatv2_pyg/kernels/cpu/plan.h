@@ -8,6 +8,7 @@
 // (edge, head) and a lane always means the same head.
 #pragma once
 
+#include "lanes.h"
 #include "parallel.h"
 
 GATV2_BEGIN
@@ -24,6 +25,8 @@ struct Segment {
 
 template <class A>
 class Plan {
+  using V = typename Simd<A>::V;
+
  public:
   static constexpr int W = Simd<A>::W;
   int heads, channels;
@@ -53,13 +56,56 @@ class Plan {
   // The head of element k of a padded row.
   int head_of(int k) const { return interleaved ? k % head_stride : k / padded_channels; }
 
+  // Rows of whole vectors, of a number of heads that is a power of two: f(heads) runs with it as a constant.
+  template <class F> GATV2_INLINE bool with_even_heads(const F& f) const {
+    if (channels % W != 0 || heads > W) return false;
+    switch (heads) {
+      case 2: f(Int<2>()); return true;
+      case 4: f(Int<4>()); return true;
+      case 8: f(Int<8>()); return true;
+      default: return false;
+    }
+  }
+
   // `to` holds elements of A, or (to be gathered) of T.
   template <class U, class T> void interleave(U* to, const T* from) const {
+    if constexpr (sizeof(T) == sizeof(A)) {
+      const bool done = with_even_heads([&](auto n) GATV2_LAMBDA_INLINE {
+        constexpr int N = decltype(n)::value;
+        for (int c = 0; c < channels; c += W) {
+          V v[N];
+          GATV2_UNROLL
+          for (int h = 0; h < N; ++h) v[h] = load(from + h * channels + c);
+          zip_rows<A, N>(v);
+          GATV2_UNROLL
+          for (int k = 0; k < N; ++k) store(to + c * N + k * W, v[k]);
+        }
+      });
+      if (done) return;
+    }
     if (padded_row != row) memset(to, 0, sizeof(U) * padded_row);
     for (int h = 0; h < heads; ++h)
       for (int c = 0; c < channels; ++c, ++from)
         if constexpr (sizeof(U) == sizeof(T)) to[c * head_stride + h] = *from;
         else to[c * head_stride + h] = to_float(*from);
+  }
+  // out[h][c] = value[c][h] * scale[h], the scale in every lane of its head.
+  template <class U> void separate(U* out, const A* value, const A* scale) const {
+    const bool done = with_even_heads([&](auto n) GATV2_LAMBDA_INLINE {
+      constexpr int N = decltype(n)::value;
+      const V factor = load(scale);
+      for (int c = 0; c < channels; c += W) {
+        V v[N];
+        GATV2_UNROLL
+        for (int k = 0; k < N; ++k) v[k] = load(value + c * N + k * W) * factor;
+        unzip_rows<A, N>(v);
+        GATV2_UNROLL
+        for (int h = 0; h < N; ++h) store(out + h * channels + c, v[h]);
+      }
+    });
+    if (done) return;
+    for (int h = 0; h < heads; ++h)
+      for (int c = 0; c < channels; ++c, ++out) from_float(value[c * head_stride + h] * scale[h], *out);
   }
   template <class T> void pad(A* to, const T* from) const {
     if (interleaved) return interleave(to, from);

@@ -39,12 +39,12 @@ class Index {
 };
 
 struct Rows {
-  Index ptr, idx, eid, pieces, cuts;
+  Index ptr, idx, edge, pieces, cuts;
   int64_t first_row, end_row, first_cut, end_cut;
   int64_t num_edges;  // of all rows, those outside [first_row, end_row) too
 
   Rows(const GroupedEdges& g, bool wide, int64_t num_rows)
-      : ptr(g.ptr, wide), idx(g.idx, wide), eid(g.eid, wide), pieces(g.pieces, wide), cuts(g.cuts, wide),
+      : ptr(g.ptr, wide), idx(g.idx, wide), edge(g.edge, wide), pieces(g.pieces, wide), cuts(g.cuts, wide),
         first_row(0), end_row(num_rows), first_cut(0), end_cut(g.num_cuts), num_edges(num_rows ? ptr[num_rows] : 0) {
     // Tables whose size may not depend on data end in entries of row -1.
     while (end_cut > 0 && cuts[3 * end_cut - 3] < 0) --end_cut;
@@ -59,7 +59,8 @@ struct Rows {
     return rows;
   }
 
-  int64_t id(int64_t position) const { return eid ? eid[position] : position; }
+  // By destination.
+  int64_t id(int64_t position) const { return edge ? edge[position] : position; }
   // Work in units of an edge; a row costs as much as an edge.
   int64_t cost(int64_t row) const { return ptr[row] - ptr[first_row] + row - first_row; }
   int64_t cost() const { return end_row > first_row ? cost(end_row) : 0; }
@@ -132,18 +133,18 @@ void for_each_part(const Rows& rows, const Items& items, int64_t item, const Sho
   }
 }
 
-// Edges [begin, begin + n) of a row: where their other ends lie in `base`, and the rows to
+// Edges [begin, begin + n) of a row: where what `index` (of all edges) points to lies in `base`, and the same to
 // prefetch. The slots a micro-kernel may read past n repeat the last edge. A tile that follows a full one
 // of its row finds there what it had prefetched.
 template <class T>
-GATV2_INLINE void fill_slots(const T** out, const T** next, const Rows& rows, int group, int64_t begin, int n,
-                             bool follows, const T* base, int64_t stride) {
+GATV2_INLINE void fill_slots(const T** out, const T** next, const Index& index, int64_t num_edges, int group,
+                             int64_t begin, int n, bool follows, const T* base, int64_t stride) {
   static_assert(kAhead == kTile, "the rows prefetched are those of the next tile");
-  const int slots = (n + group - 1) / group * group;
-  const int64_t last = rows.num_edges - 1;
+  const int slots = (n + group - 1) & -group;
+  const int64_t last = num_edges - 1;
   if (follows) memcpy(out, next, kTile * sizeof *out);
-  else rows.idx.rows(out, begin, n, last, base, stride);
-  rows.idx.rows(next, begin + kAhead, slots, last, base, stride);
+  else index.rows(out, begin, n, last, base, stride);
+  index.rows(next, begin + kAhead, slots, last, base, stride);
   for (int k = n; k < slots; ++k) out[k] = out[n - 1];
 }
 

@@ -107,52 +107,6 @@ template <class V> GATV2_INLINE void add_doubles(double* to, V v) {
   memcpy(to, &sum, sizeof sum);
 }
 
-// Lane i of `swap_lanes<bit>(a)` is a[i ^ bit].
-template <int bit, class V, int... I>
-GATV2_INLINE V swap_lanes(V a, Sequence<I...>) {
-#if defined(__clang__) || __GNUC__ >= 12
-  return __builtin_shufflevector(a, a, (I ^ bit)...);
-#else
-  using M = decltype(a > a);
-  return __builtin_shuffle(a, M{(I ^ bit)...});
-#endif
-}
-
-// Lane i: a[i] + a[i ^ bit] where i lacks the bit, b[i] + b[i ^ bit] where it has it.
-template <int bit, class V, int... I>
-GATV2_INLINE V combine(V a, V b, Sequence<I...>) {
-  constexpr int W = sizeof...(I);
-#if defined(__clang__) || __GNUC__ >= 12
-  return __builtin_shufflevector(a, b, ((I & bit) ? W + I : I)...) +
-         __builtin_shufflevector(a, b, ((I & bit) ? W + (I ^ bit) : (I ^ bit))...);
-#else
-  using M = decltype(a > a);
-  return __builtin_shuffle(a, b, M{((I & bit) ? W + I : I)...}) +
-         __builtin_shuffle(a, b, M{((I & bit) ? W + (I ^ bit) : (I ^ bit))...});
-#endif
-}
-
-// Lane i is a[i % period].
-template <int period, class V, int... I>
-GATV2_INLINE V repeat_lanes(V a, Sequence<I...>) {
-#if defined(__clang__) || __GNUC__ >= 12
-  return __builtin_shufflevector(a, a, (I % period)...);
-#else
-  using M = decltype(a > a);
-  return __builtin_shuffle(a, M{(I % period)...});
-#endif
-}
-template <class A, int period> GATV2_INLINE typename Simd<A>::V repeat_lanes(typename Simd<A>::V a) {
-  return repeat_lanes<period>(a, typename MakeSequence<Simd<A>::W>::type());
-}
-template <class A, int bit> GATV2_INLINE typename Simd<A>::V swap_lanes(typename Simd<A>::V a) {
-  return swap_lanes<bit>(a, typename MakeSequence<Simd<A>::W>::type());
-}
-template <class A, int bit>
-GATV2_INLINE typename Simd<A>::V combine(typename Simd<A>::V a, typename Simd<A>::V b) {
-  return combine<bit>(a, b, typename MakeSequence<Simd<A>::W>::type());
-}
-
 constexpr int kWordLanes = kVectorBytes / 8;
 typedef uint64_t Words __attribute__((vector_size(kVectorBytes)));
 
@@ -389,6 +343,47 @@ GATV2_INLINE void fence_stores() {
   _mm_sfence();
 #endif
 }
+
+// Which lanes of a vector are above 0, kept as a bit each: kMaskBytes for a vector.
+template <class A> constexpr int kMaskBytes = Simd<A>::W >= 8 ? Simd<A>::W / 8 : 1;
+#if defined(__AVX512F__)
+GATV2_INLINE __mmask16 above_zero(VF v) { return _mm512_cmp_ps_mask((__m512)v, _mm512_setzero_ps(), _CMP_GT_OQ); }
+GATV2_INLINE __mmask8 above_zero(VD v) { return _mm512_cmp_pd_mask((__m512d)v, _mm512_setzero_pd(), _CMP_GT_OQ); }
+GATV2_INLINE VF select(__mmask16 m, VF a, VF b) { return (VF)_mm512_mask_blend_ps(m, (__m512)b, (__m512)a); }
+GATV2_INLINE VD select(__mmask8 m, VD a, VD b) { return (VD)_mm512_mask_blend_pd(m, (__m512d)b, (__m512d)a); }
+template <class M> GATV2_INLINE bool any_lane(M m) { return m != 0; }
+template <class M> GATV2_INLINE void store_mask(uint8_t* p, M m) { memcpy(p, &m, sizeof m); }
+template <class A> GATV2_INLINE auto load_mask(const uint8_t* p) {
+  decltype(above_zero(typename Simd<A>::V{})) m;
+  memcpy(&m, p, sizeof m);
+  return m;
+}
+#else
+template <class V> GATV2_INLINE auto above_zero(V v) { return v > V{}; }
+template <class M, class V> GATV2_INLINE V select(M m, V a, V b) { return m ? a : b; }
+#if defined(__AVX2__)
+GATV2_INLINE int lane_bits(Simd<float>::I m) { return _mm256_movemask_ps((__m256)m); }
+GATV2_INLINE int lane_bits(Simd<double>::I m) { return _mm256_movemask_pd((__m256d)m); }
+#elif defined(__SSE2__)
+GATV2_INLINE int lane_bits(Simd<float>::I m) { return _mm_movemask_ps((__m128)m); }
+GATV2_INLINE int lane_bits(Simd<double>::I m) { return _mm_movemask_pd((__m128d)m); }
+#else
+template <class M> GATV2_INLINE int lane_bits(M m) {
+  int bits = 0;
+  for (int i = 0; i < (int)(sizeof m / sizeof m[0]); ++i) bits |= (int)(m[i] & 1) << i;
+  return bits;
+}
+#endif
+template <class M> GATV2_INLINE bool any_lane(M m) { return lane_bits(m) != 0; }
+template <class M> GATV2_INLINE void store_mask(uint8_t* p, M m) { *p = (uint8_t)lane_bits(m); }
+template <class A, int... I> GATV2_INLINE auto load_mask(const uint8_t* p, Sequence<I...>) {
+  using M = typename Simd<A>::I;
+  return ((M{} + (typename Simd<A>::Int)*p) & M{(1 << I)...}) != M{};
+}
+template <class A> GATV2_INLINE auto load_mask(const uint8_t* p) {
+  return load_mask<A>(p, typename MakeSequence<Simd<A>::W>::type());
+}
+#endif
 
 // The same address, as one register: else each constant offset from two of them gets its own.
 template <class P> GATV2_INLINE P* one_address(P* p) {

@@ -50,16 +50,22 @@ GATV2_INLINE void copy_heads(A* to, const A* from, int stride) {
   }
 }
 
-// The running softmax of a row: maximum, and the denominator lane by lane.
+// The running softmax of a row: maximum (up to kSlack), and the denominator lane by lane.
 template <class A>
 struct RunningSoftmax {
+  static constexpr A kSlack = 2;
   A* max;
   A* sum;
 
   void reset(const HeadLanes<A>& lanes) const {
-    for (int k = 0; k < lanes.spread_size(); ++k) { max[k] = -(A)__builtin_inf(); sum[k] = 0; }
+    using V = typename Simd<A>::V;
+    for (int k = 0; k < lanes.spread_size(); k += HeadLanes<A>::W) {
+      store(max + k, broadcast<V>(-(A)__builtin_inf()));
+      store(sum + k, V{});
+    }
   }
-  // Replaces the n edges' scores by exp(s - max); `rescale` is what earlier sums must be multiplied by.
+  // Replaces the n edges' scores by exp(s - max); `rescale` is what earlier sums must be multiplied by. A score
+  // may exceed max by kSlack before max follows: mostly no tile waits for the maximum of its scores.
   GATV2_INLINE void add(const HeadLanes<A>& lanes, A* s, int n, A* rescale) const {
     using V = typename Simd<A>::V;
     constexpr int W = Simd<A>::W;
@@ -69,15 +75,20 @@ struct RunningSoftmax {
       V top = load(s + b * W);
       for (int k = b + lanes.blocks; k < count; k += lanes.blocks) top = max_of(top, load(s + k * W));
       const V before = load(max + b * W);
-      top = max_of(lanes.fold_max(top), before);
-      const V scale = exp(before - top);
-      V total = load(sum + b * W) * scale;
+      V scale = broadcast<V>((A)1), total = load(sum + b * W);
+      if (any_lane(above_zero(top - (before + kSlack)))) {
+        top = max_of(lanes.fold_max(top), before);
+        scale = exp(before - top);
+        total *= scale;
+        store(max + b * W, top);
+      } else {
+        top = before;
+      }
       for (int k = b; k < count; k += lanes.blocks) {
         const V p = exp(load(s + k * W) - top);
         total += p;
         store(s + k * W, p);
       }
-      store(max + b * W, top);
       store(sum + b * W, total);
       store(rescale + b * W, scale);
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 from gatv2_pyg.kernels.cpu.library import check_status, library, num_threads
 
 _GROUP = struct.Struct("3q 4q 4q 3q")
-_TRANSPOSE = struct.Struct("2q 3q 3q 3q")
+_TRANSPOSE = struct.Struct("2q 2q 3q 3q")
 
 
 def _indices(value: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def group_by_dst(
 
 
 def transpose(
-    ptr: Tensor, idx: Tensor, eid: Tensor, num_src: int, blocks: int = 1
+    ptr: Tensor, idx: Tensor, num_src: int, blocks: int = 1
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """The same edges by source, each row ordered by destination.
 
@@ -87,32 +87,30 @@ def transpose(
     Args:
         ptr: ``[num_dst + 1]`` where each destination's edges begin.
         idx: the source at each position.
-        eid: the edge id at each position; empty if that is the position.
         num_src: the number of sources.
         blocks: the number of ranges of destinations.
 
     Returns:
-        ``(ptr, idx, eid, max_degree)`` by source; ``ptr`` has ``blocks * num_src + 1`` elements and
-        ``eid`` is always given.
+        ``(ptr, idx, edge, max_degree)`` by source; ``ptr`` has ``blocks * num_src + 1`` elements,
+        and ``edge`` is where each edge stands by destination.
     """
     num_dst = ptr.numel() - 1
     edges = int(ptr[num_dst])
     out_ptr = ptr.new_empty(blocks * num_src + 1)
     out_idx = ptr.new_empty(edges)
-    out_eid = ptr.new_empty(edges)
+    out_edge = ptr.new_empty(edges)
     args = _TRANSPOSE.pack(
         ptr.dtype == torch.int64,
         num_threads(),
         ptr.data_ptr(),
         idx.data_ptr(),
-        eid.data_ptr() if eid.numel() else 0,
         num_dst,
         num_src,
         blocks,
         out_ptr.data_ptr(),
         out_idx.data_ptr(),
-        out_eid.data_ptr(),
+        out_edge.data_ptr(),
     )
     largest = c_int64(0)
     check_status(library().handle.gatv2_transpose(args, byref(largest)))
-    return out_ptr, out_idx, out_eid, largest.value
+    return out_ptr, out_idx, out_edge, largest.value

@@ -181,20 +181,8 @@ def backward_dst_kernel(
                     other=0.0,
                 )
             if DROPOUT:
-                d_weight *= keep_of(
-                    eid,
-                    q_begin,
-                    q_degree,
-                    start + q_edge,
-                    quad,
-                    h0,
-                    seed,
-                    threshold,
-                    scale,
-                    BR,
-                    BE,
-                    BH,
-                )
+                q_ids = edge_ids(eid, q_begin + start + q_edge, start + q_edge < q_degree)
+                d_weight *= keep_of(q_ids, quad, h0, seed, threshold, scale, BR, BE, BH)
             ds = weight * (d_weight - row_delta[:, None, :])  # (5)
             du = times_slope(ds, z, negative_slope)  # (6)
             acc += tl.sum(du, 1)

@@ -34,6 +34,7 @@ def backward_src_kernel(
     delta,
     ptr,
     idx,
+    edge,
     eid,
     pieces,
     d_x_src,
@@ -53,7 +54,10 @@ def backward_src_kernel(
     BH: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """A row leaves ``d_x_src``; a piece of a long row leaves its part of the sum, to be merged."""
+    """A row leaves ``d_x_src``; a piece of a long row leaves its part of the sum, to be merged.
+
+    ``edge`` holds positions by destination, ``eid`` the ids there.
+    """
     F: tl.constexpr = H * C
     group = tl.program_id(0).to(tl.int64)
     h0 = tl.program_id(1) * BH
@@ -72,9 +76,9 @@ def backward_src_kernel(
 
     acc = tl.zeros([BR, BH, BC], tl.float32)
     acc_du = tl.zeros([BR, BH, BC], tl.float32)
-    edge = tl.arange(0, BE)
-    position = begin[:, None] + edge[None, :]
-    mask = edge[None, :] < degree[:, None]
+    k = tl.arange(0, BE)
+    position = begin[:, None] + k[None, :]
+    mask = k[None, :] < degree[:, None]
     i = tl.load(idx + position, mask=mask, other=0)
     for start in range(0, tl.max(degree, 0), BE):
         xd = gather(x_dst, i, mask, f, f_mask, F, BR, BE, BH, BC)
@@ -84,9 +88,9 @@ def backward_src_kernel(
         other_lse = tl.load(lse + head, mask=head_mask, other=0.0)
         other_delta = tl.load(delta + head, mask=head_mask, other=0.0)
         # The next tile's ends are in flight while this one is worked on.
-        ahead = start + BE + edge[None, :] < degree[:, None]
+        ahead = start + BE + k[None, :] < degree[:, None]
         i = tl.load(idx + position + BE, mask=ahead, other=0)
-        ids = edge_ids(eid, position, mask)
+        ids = edge_ids(eid, edge_ids(edge, position, mask), mask)
 
         z = x[:, None, :, :] + xd  # (1)
         if edge_attr is not None:
@@ -100,9 +104,10 @@ def backward_src_kernel(
             )
         ds = weight * -other_delta  # (5)
         if DROPOUT:
-            weight *= keep_of(
-                eid, q_begin, q_degree, start + q_edge, quad, h0, seed, threshold, scale, BR, BE, BH
-            )
+            q_mask = start + q_edge < q_degree
+            q_at = edge_ids(edge, q_begin + start + q_edge, q_mask)
+            q_ids = edge_ids(eid, q_at, q_mask)
+            weight *= keep_of(q_ids, quad, h0, seed, threshold, scale, BR, BE, BH)
         ds += weight * d_weight
         acc += tl.sum(weight[:, :, :, None] * g, 1)
         acc_du += tl.sum(times_slope(ds, z, negative_slope), 1)  # (6)

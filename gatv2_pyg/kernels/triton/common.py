@@ -182,10 +182,7 @@ def load_quads(
 
 @triton.jit
 def keep_of(
-    eid,
-    begin,
-    degree,
-    edge,
+    ids,
     quad,
     h0,
     seed,
@@ -195,8 +192,7 @@ def keep_of(
     BE: tl.constexpr,
     BH: tl.constexpr,
 ):
-    """keep_e of (3) for a tile, ``[BR, BE, BH]``; ``edge`` counts from the beginning of the row."""
-    ids = edge_ids(eid, begin + edge, edge < degree)
+    """keep_e of (3) for a tile, ``[BR, BE, BH]``; ``ids`` and ``quad`` as in :func:`load_quads`."""
     low = (ids & 0xFFFFFFFF).to(tl.uint32)
     high = (ids >> 32).to(tl.uint32)
     quad = (h0 // 4 + quad).to(tl.uint32)

@@ -105,9 +105,8 @@ def forward_dst_kernel(
         weight = tl.exp(s - shift[:, None, :])
         total = total * rescale + tl.sum(weight, 1)
         if DROPOUT:
-            weight *= keep_of(
-                eid, q_begin, q_degree, start + q_edge, quad, h0, seed, threshold, scale, BR, BE, BH
-            )
+            q_ids = edge_ids(eid, q_begin + start + q_edge, start + q_edge < q_degree)
+            weight *= keep_of(q_ids, quad, h0, seed, threshold, scale, BR, BE, BH)
         acc = acc * rescale[:, :, None] + tl.sum(weight[:, :, :, None] * x, 1)  # (3)
         m = top
         position += BE
@@ -167,7 +166,6 @@ def attention_kernel(
         s = tl.load(cell, mask=cell_mask, other=float("-inf"))
         weight = tl.exp(s - row_lse[:, None, :])
         if DROPOUT:
-            weight *= keep_of(
-                eid, q_begin, q_degree, start + q_edge, quad, h0, seed, threshold, scale, BR, BE, BH
-            )
+            q_ids = edge_ids(eid, q_begin + start + q_edge, start + q_edge < q_degree)
+            weight *= keep_of(q_ids, quad, h0, seed, threshold, scale, BR, BE, BH)
         tl.store(cell, weight, mask=cell_mask)

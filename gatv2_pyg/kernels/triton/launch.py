@@ -49,16 +49,16 @@ class _Rows(NamedTuple):
 
     ptr: Tensor
     idx: Tensor
-    eid: Tensor | None
+    edge: Tensor | None
     pieces: Tensor
     cuts: Tensor
     tile: Tile
 
     @classmethod
     def of(cls, rows: Sequence[Tensor], x: Tensor) -> _Rows:
-        ptr, idx, eid, pieces, cuts = rows
+        ptr, idx, edge, pieces, cuts = rows
         tile = tile_of(x.size(1), x.size(2), ptr.numel() - 1, idx.numel(), budget)
-        return cls(ptr, idx, eid if eid.numel() else None, pieces, cuts, tile)
+        return cls(ptr, idx, edge if edge.numel() else None, pieces, cuts, tile)
 
     @property
     def num_groups(self) -> int:
@@ -74,7 +74,6 @@ class _Rows(NamedTuple):
     def args(self) -> dict[str, Any]:
         return {
             "ptr": self.ptr,
-            "eid": self.eid,
             "pieces": self.pieces,
             "num_rows": self.ptr.numel() - 1,
             "num_pieces": self.pieces.size(0),
@@ -172,6 +171,7 @@ def forward(
         idx=rows.idx,
         out=out,
         lse=lse,
+        eid=rows.edge,
         piece_out=piece_out,
         piece_lse=piece_lse,
         scores=alpha,
@@ -192,6 +192,7 @@ def forward(
             x_src.device,
             alpha=alpha,
             lse=lse,
+            eid=rows.edge,
             H=heads,
             BR=tile.rows,
             BE=tile.edges,
@@ -235,6 +236,7 @@ def backward(
         "lse": lse,
         "delta": delta,
         "negative_slope": negative_slope,
+        "eid": rows.edge,
         "H": att.size(0),
         "C": att.size(1),
         **_edge_args(edge_attr, edge_weight),
@@ -266,6 +268,7 @@ def _row_dot(
         grad_alpha=grad_alpha,
         alpha=alpha,
         delta=delta,
+        eid=rows.edge,
         piece_delta=piece_delta,
         H=heads,
         C=channels,
@@ -340,6 +343,7 @@ def _backward_src(rows: _Rows, args: dict[str, Any]) -> Tensor:
         rows.grid,
         d_x_src.device,
         idx=rows.idx,
+        edge=rows.edge,
         d_x_src=d_x_src,
         piece_d_x_src=piece_d_x_src,
         **args,
