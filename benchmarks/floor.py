@@ -3,7 +3,8 @@
 The floor on CPU is the gather itself: :func:`torch.nn.functional.embedding_bag` sums the rows of
 ``x_src`` that each destination attends to, by the same CSR structure. On CUDA it is the bytes of
 those gathers over the measured bandwidth of a copy. Forward gathers one row an edge; a training
-step gathers four (backward: ``x_src`` by destination, ``x_dst`` and the gradient by source).
+step gathers four (backward: ``x_src`` by destination, ``x_dst`` and the gradient by source) where
+nothing is kept of an edge. The CPU kernels keep a record in place of ``x_dst`` by source.
 """
 
 from __future__ import annotations

@@ -22,12 +22,17 @@ def race(
     compiled: tuple[str, ...] = (),
     min_rounds: int = 3,
     max_rounds: int = 40,
+    same_repeats: bool = False,
 ) -> dict[str, Any]:
     """Times contestants in turn, in as many rounds as ``budget`` seconds allow.
 
     The first call of each warms it up (for those ``compiled``, and on a GPU, it may be a
     compilation); the next one tells how many calls a round may hold. On the CPU a call that takes
     long is not made twice for that.
+
+    What another contestant has left in the caches and the allocator slows the first call of a turn.
+    With ``same_repeats`` every contestant is called :data:`MAX_REPEATS` times in a turn, the longer
+    ones too.
 
     Returns:
         ``{"seconds": {name: [...]}, "repeats": {name: calls per round}}``.
@@ -40,7 +45,9 @@ def race(
             expected[name] = measure(call)
     allowed = REPEAT_SHARE * max(expected.values())
     repeats = {
-        name: max(1, min(MAX_REPEATS, int(allowed / max(seconds, 1e-9))))
+        name: MAX_REPEATS
+        if same_repeats
+        else max(1, min(MAX_REPEATS, int(allowed / max(seconds, 1e-9))))
         for name, seconds in expected.items()
     }
     a_round = sum(repeats[name] * seconds for name, seconds in expected.items())

@@ -162,7 +162,7 @@ class Bench:
         }
         if self.device == "cpu":
             calls["gather"] = kernels.gather()
-        value = self.race(calls, budget=self.budget / 2, min_rounds=5)
+        value = self.race(calls, budget=self.budget, min_rounds=5, same_repeats=True)
         if self.device != "cpu":
             value["gather bytes"] = kernels.gather_bytes()
         return value

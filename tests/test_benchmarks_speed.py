@@ -178,6 +178,8 @@ def test_race_calls_short_contestants_more_often():
     assert len(raced["seconds"]["fast"]) == rounds * raced["repeats"]["fast"]
     assert race.ratio(raced, "slow", "fast") > 4
     assert race.ratio(raced, "slow", "absent") is None
+    same = race.race(calls, device="cpu", budget=0.1, min_rounds=1, same_repeats=True)["repeats"]
+    assert same == {"slow": race.MAX_REPEATS, "fast": race.MAX_REPEATS}
 
 
 def _spin(seconds):
