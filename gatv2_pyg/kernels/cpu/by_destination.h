@@ -68,17 +68,16 @@ class ByDestination {
 
   // d att and d W_edge from the sums over items, then the long rows', in order.
   void finish() {
-    const double* const totals = totals_.template get<double>();
+    double* const totals = totals_.template get<double>();
     const int row_size = c_.plan.padded_row;
     if (d_att_) {
-      double* const sums = totals_.template get<double>();
       for (int64_t cut = 0; cut < all_.end_cut; ++cut) {
         const A* from = piece_at(all_.cuts[3 * cut + 1]) + 2 * c_.lanes.spread_size() + row_size;
-        for (int k = 0; k < row_size; ++k) sums[k] += from[k];
+        for (int k = 0; k < row_size; ++k) totals[k] += from[k];
       }
       for (int h = 0; h < c_.plan.heads; ++h)
         for (int k = 0; k < c_.plan.channels; ++k)
-          d_att_[(int64_t)h * c_.plan.channels + k] = (A)sums[h * c_.plan.padded_channels + k];
+          d_att_[(int64_t)h * c_.plan.channels + k] = (A)totals[h * c_.plan.padded_channels + k];
     }
     if (d_edge_weight_) {
       const int64_t dim = c_.args.edge_dim;

@@ -108,10 +108,10 @@ struct Worker {
   EdgeWindow<T> window;
   EdgeGradients<T> staged;
   int64_t ids[kTile];
-  A *own, *grad, *sum_a, *sum_b;               // padded rows
-  A *s, *d;                                    // of a tile: [kTileSlots][head_stride], or of a row of edges
-  A *keep;                                     // [kTileSlots][head_stride]
-  uint8_t* masks;                              // of a tile that leaves no records
+  A *own, *grad, *sum_a, *sum_b;  // padded rows
+  A *s, *d;                       // [kTileSlots][head_stride], or of all edges of a row
+  A* keep;                        // [kTileSlots][head_stride]
+  uint8_t* masks;                 // of a tile that leaves no records
   A *max, *denominator, *scale, *residual, *stats;  // [spread_size], stats: 3 of them
 
   // `longest`: edges of a row that s and d have room for.
@@ -122,8 +122,9 @@ struct Worker {
     A** const rows[] = {&own, &grad, &sum_a, &sum_b};
     A** const spreads[] = {&max, &denominator, &scale, &residual};
     for (A** p : rows) *p = memory.take(row_size);
-    s = memory.take(max_of(tile_size, edges * c.plan.head_stride));
-    d = memory.take(max_of(tile_size, edges * c.plan.head_stride));
+    const size_t row_of_edges = max_of(tile_size, edges * c.plan.head_stride);
+    s = memory.take(row_of_edges);
+    d = memory.take(row_of_edges);
     keep = memory.take(tile_size);
     masks = reinterpret_cast<uint8_t*>(memory.take(kTile * row_size));
     for (A** p : spreads) *p = memory.take(c.lanes.spread_size());

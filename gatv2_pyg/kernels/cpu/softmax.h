@@ -38,18 +38,6 @@ struct HeadLanes {
   int spread_size() const { return stride > W ? stride : W; }
 };
 
-// A copy of head_stride elements, without a call.
-template <class A>
-GATV2_INLINE void copy_heads(A* to, const A* from, int stride) {
-  switch (stride) {
-    case 1: *to = *from; return;
-    case 2: memcpy(to, from, 2 * sizeof(A)); return;
-    case 4: memcpy(to, from, 4 * sizeof(A)); return;
-    case 8: memcpy(to, from, 8 * sizeof(A)); return;
-    default: memcpy(to, from, stride * sizeof(A));
-  }
-}
-
 // The running softmax of a row: maximum (up to kSlack), and the denominator lane by lane.
 template <class A>
 struct RunningSoftmax {
