@@ -132,8 +132,8 @@ def test_results_larger_than_the_caches(heads, channels, dtype, threads):
 @needs_library
 @pytest.mark.parametrize("heads", [8, 16, 3])
 def test_records_larger_than_the_caches(heads, threads):
-    # 64 bytes an edge and more go past the caches, less does not.
-    case = Case(heads, 3, num_src=400, num_dst=600, num_edges=150_000, dropout=0.4, blocks=2)
+    # From 64 bytes on records go past the caches, in ranges of 8 MiB and more (the first: 10 MB).
+    case = Case(heads, 3, num_src=400, num_dst=600, num_edges=250_000, dropout=0.4, blocks=2)
     threads(2)
     got = run(cpu, problem(case))
     assert_right(problem(case), got)
@@ -223,6 +223,8 @@ def test_every_instruction_set(isa, dtype, monkeypatch):
         # Many edges a source: rows are interleaved.
         Case(heads=3, channels=21, dropout=0.3, grad_alpha=True, num_edges=1500),
         Case(heads=2, channels=80, num_edges=1500),
+        Case(heads=4, channels=32, negative_slope=-0.5, num_edges=1500),
+        Case(heads=8, negative_slope=1.7, num_edges=1500),
         Case(heads=3, channels=2600, num_src=5, num_dst=5, num_edges=100),
         Case(heads=16, channels=5, num_edges=1500, index_dtype=torch.int64),
         Case(heads=2, channels=300, num_edges=500),

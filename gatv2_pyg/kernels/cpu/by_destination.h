@@ -100,7 +100,7 @@ class ByDestination {
   // An item's sums: d att, then d W_edge.
   int64_t item_size() const { return c_.plan.padded_row * (1 + (d_edge_weight_ ? c_.args.edge_dim : 0)); }
 
-  // The row's vectors and its statistics (lse, norm, D) in every lane: w.stats = 3 spreads.
+  // The row's vectors, and its lse and D in every lane: w.stats = 3 spreads, between them one for a norm.
   void open_row(Worker<T>& w, int64_t row) const {
     const int n = c_.lanes.spread_size(), heads = c_.plan.heads;
     w.row.own = c_.padded(w.own, x_dst_ + row * c_.plan.row);
@@ -109,7 +109,6 @@ class ByDestination {
     c_.prefetch_row(out_ + (row + 1) * c_.plan.row);
     if (grad_out_) c_.prefetch_row(grad_out_ + (row + 1) * c_.plan.row);
     c_.lanes.spread(w.stats, lse_ + row * heads, heads);
-    for (int k = 0; k < n; ++k) w.stats[n + k] = 1;
     // (5): D = <g_i, out_i>.
     c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
       m->dot(out_ + row * c_.plan.row, s, w.row, w.d);

@@ -56,9 +56,9 @@ class Plan {
   // The head of element k of a padded row.
   int head_of(int k) const { return interleaved ? k % head_stride : k / padded_channels; }
 
-  // Rows of whole vectors, of a number of heads that is a power of two: f(heads) runs with it as a constant.
-  template <class F> GATV2_INLINE bool with_even_heads(const F& f) const {
-    if (channels % W != 0 || heads > W) return false;
+  // Rows whose heads are whole vectors and 2, 4 or 8: f(heads) runs, with their number as a constant.
+  template <class F> GATV2_INLINE bool with_constant_heads(const F& f) const {
+    if (channels % W != 0) return false;
     switch (heads) {
       case 2: f(Int<2>()); return true;
       case 4: f(Int<4>()); return true;
@@ -70,7 +70,7 @@ class Plan {
   // `to` holds elements of A, or (to be gathered) of T.
   template <class U, class T> void interleave(U* to, const T* from) const {
     if constexpr (sizeof(T) == sizeof(A)) {
-      const bool done = with_even_heads([&](auto n) GATV2_LAMBDA_INLINE {
+      const bool done = with_constant_heads([&](auto n) GATV2_LAMBDA_INLINE {
         constexpr int N = decltype(n)::value;
         for (int c = 0; c < channels; c += W) {
           V v[N];
@@ -91,7 +91,7 @@ class Plan {
   }
   // out[h][c] = value[c][h] * scale[h], the scale in every lane of its head.
   template <class U> void separate(U* out, const A* value, const A* scale) const {
-    const bool done = with_even_heads([&](auto n) GATV2_LAMBDA_INLINE {
+    const bool done = with_constant_heads([&](auto n) GATV2_LAMBDA_INLINE {
       constexpr int N = decltype(n)::value;
       const V factor = load(scale);
       for (int c = 0; c < channels; c += W) {
