@@ -37,7 +37,10 @@ _DEFAULTS = {"--device": "auto", "--backend": "auto"}
 
 
 def recorded_command(name: str, argv: Sequence[str]) -> str:
-    """The command that reproduces a result, without the user's paths."""
+    """The command that reproduces a result, without the user's paths.
+
+    Settings of the C library's allocator are part of it: they decide over page faults.
+    """
     words: list[str] = []
     rest = list(argv)
     while rest:
@@ -46,7 +49,9 @@ def recorded_command(name: str, argv: Sequence[str]) -> str:
             rest.pop(0)
         elif word != "--fresh" and not word.startswith(tuple(f"{place}=" for place in _PLACES)):
             words.append(word)
-    return " ".join(["python -m benchmarks", name, *words])
+    tunables = os.environ.get("GLIBC_TUNABLES")
+    setting = [f"GLIBC_TUNABLES={tunables}"] if tunables else []
+    return " ".join([*setting, "python -m benchmarks", name, *words])
 
 
 class Bar:

@@ -16,6 +16,7 @@ from .results import Picture, Result, Table
 Data = Mapping[str, Any]
 _STEP = {"forward": "forward", "step": "training step"}
 _NONE = "–"
+_KEEP_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=34359738368"
 
 
 def _spread(values: list[float]) -> str:
@@ -269,10 +270,18 @@ def _headline(data: Data, found: list[targets.Target]) -> str:
 def _notes(data: Data) -> list[str]:
     notes = [
         "Contestants take turns within one run. A contestant much shorter than the slowest is "
-        "called several times in a row; calls on the tiny graph are timed in batches.",
+        "called several times in a row, the kernels and their floor equally often; calls on the "
+        "tiny graph are timed in batches.",
         "Training step: forward, then the gradients of the features and of all parameters.",
         f"{COLD.label}: edge_index is a new tensor every call, so the graph is grouped anew.",
     ]
+    if data["device"] == "cpu":
+        notes.append(
+            "Page faults take much of the time of layers with tensors of [E, H, C]: the C library "
+            "gives memory of that size back to the system after each use. Where it keeps it "
+            f"(GLIBC_TUNABLES={_KEEP_MEMORY}) these layers are much faster, and the ratios that "
+            "much smaller."
+        )
     reasons: dict[str, list[str]] = {}
     for value in data["cases"].values():
         for key, why in value["failures"].items():
