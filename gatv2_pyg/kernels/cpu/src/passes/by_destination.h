@@ -1,7 +1,7 @@
 // Backward by destination: d x_dst, d att, the edge gradients, and the records the pass by source needs.
 #pragma once
 
-#include "records.h"
+#include "layout/records.h"
 
 GATV2_BEGIN
 

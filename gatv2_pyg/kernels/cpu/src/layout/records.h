@@ -2,7 +2,7 @@
 // head, [2][head_stride], and a bit for each element of z_e, at the edge's position by destination.
 #pragma once
 
-#include "pass.h"
+#include "passes/pass.h"
 
 GATV2_BEGIN
 

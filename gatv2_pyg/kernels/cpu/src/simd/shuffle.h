@@ -1,7 +1,7 @@
 // Moving lanes: within a vector, between two, and between the rows of a small matrix.
 #pragma once
 
-#include "simd.h"
+#include "simd/simd.h"
 
 GATV2_BEGIN
 

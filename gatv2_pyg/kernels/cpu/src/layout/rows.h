@@ -2,7 +2,7 @@
 #pragma once
 
 #include "abi.h"
-#include "micro.h"
+#include "tiles/micro.h"
 
 GATV2_BEGIN
 

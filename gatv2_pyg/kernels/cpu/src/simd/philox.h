@@ -2,7 +2,7 @@
 // what is above it is never read, so a product needs no splitting into even and odd lanes.
 #pragma once
 
-#include "simd.h"
+#include "simd/simd.h"
 
 GATV2_BEGIN
 

@@ -1,8 +1,8 @@
 // Backward, by range of destinations: the edges by destination, then the same edges by source.
 #pragma once
 
-#include "by_destination.h"
-#include "by_source.h"
+#include "passes/by_destination.h"
+#include "passes/by_source.h"
 
 GATV2_BEGIN
 

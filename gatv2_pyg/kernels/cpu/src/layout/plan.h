@@ -8,8 +8,8 @@
 // (edge, head) and a lane always means the same head.
 #pragma once
 
-#include "lanes.h"
-#include "parallel.h"
+#include "simd/shuffle.h"
+#include "layout/parallel.h"
 
 GATV2_BEGIN
 

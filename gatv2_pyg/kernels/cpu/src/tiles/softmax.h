@@ -1,7 +1,7 @@
 // What the passes do with scores of a tile, laid out [edge][head_stride].
 #pragma once
 
-#include "rows.h"
+#include "layout/rows.h"
 
 GATV2_BEGIN
 

@@ -1,7 +1,7 @@
 // Forward, by destination: one pass over the gathered rows with a running softmax.
 #pragma once
 
-#include "pass.h"
+#include "passes/pass.h"
 
 GATV2_BEGIN
 

@@ -1,7 +1,7 @@
 // Edge features: W_edge edge_attr[e] for a window of edges at a time, and the gradients through it.
 #pragma once
 
-#include "rows.h"
+#include "layout/rows.h"
 
 GATV2_BEGIN
 

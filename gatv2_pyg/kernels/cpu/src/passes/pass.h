@@ -1,10 +1,10 @@
 // What the three passes share: the plan of a row, att, edge weights, and a block of scratch per thread.
 #pragma once
 
-#include "edge.h"
-#include "interleaved.h"
-#include "philox.h"
-#include "softmax.h"
+#include "tiles/edge_features.h"
+#include "tiles/interleaved.h"
+#include "simd/philox.h"
+#include "tiles/softmax.h"
 
 GATV2_BEGIN
 

@@ -1,7 +1,7 @@
 // Backward by source: d x_src, from the records the pass by destination left.
 #pragma once
 
-#include "records.h"
+#include "layout/records.h"
 
 GATV2_BEGIN
 

@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 #endif
 
-#include "simd.h"
+#include "simd/simd.h"
 
 GATV2_BEGIN
 

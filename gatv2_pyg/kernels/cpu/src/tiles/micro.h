@@ -3,7 +3,7 @@
 // whole vector of them is reduced at once by a transpose.
 #pragma once
 
-#include "plan.h"
+#include "layout/plan.h"
 
 GATV2_BEGIN
 

@@ -3,7 +3,7 @@
 // of shuffles, and heads narrower than a vector waste no lanes. The gathered rows must be copied first.
 #pragma once
 
-#include "micro.h"
+#include "tiles/micro.h"
 
 GATV2_BEGIN
 
