@@ -18,7 +18,7 @@ class ByDestination {
         all_(rows),
         x_src_(static_cast<const T*>(c.args.x_src)),
         x_dst_(static_cast<const T*>(c.args.x_dst)),
-        out_(static_cast<const T*>(c.args.out)),
+        out_(static_cast<const A*>(c.args.out)),
         lse_(static_cast<const A*>(c.args.lse)),
         grad_out_(static_cast<const T*>(c.args.grad_out)),
         alpha_(static_cast<const A*>(c.args.alpha)),
@@ -402,7 +402,7 @@ class ByDestination {
   const Rows& all_;
   const T* const x_src_;
   const T* const x_dst_;
-  const T* const out_;
+  const A* const out_;
   const A* const lse_;
   const T* const grad_out_;
   const A* const alpha_;

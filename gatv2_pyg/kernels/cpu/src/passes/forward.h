@@ -18,7 +18,7 @@ class Forward {
         x_src_(static_cast<const T*>(args.x_src)),
         x_dst_(static_cast<const T*>(args.x_dst)),
         gathered_(x_src_),
-        out_(static_cast<T*>(args.out)),
+        out_(static_cast<A*>(args.out)),
         lse_(static_cast<A*>(args.lse)),
         alpha_(static_cast<A*>(args.alpha)),
         past_caches_(c_.past_caches(out_, args.num_dst)) {}
@@ -31,7 +31,7 @@ class Forward {
     const Buffer partial(sizeof(A) * rows_.end_piece() * partial_size());
     const Scratch copies(c_.plan.interleaved ? sizeof(T) * c_.args.num_src * c_.plan.gathered : 0);
     if (!workers.ok() || !partial || (c_.plan.interleaved && !copies.get<T>())) return kOutOfMemory;
-    prefer_huge_pages(out_, sizeof(T) * c_.args.num_dst * c_.plan.row);
+    prefer_huge_pages(out_, sizeof(A) * c_.args.num_dst * c_.plan.row);
     if (c_.plan.interleaved) interleave(copies.get<T>(), threads);
     if (alpha_ && c_.args.num_ids != rows_.num_edges)
       memset(alpha_, 0, sizeof(A) * c_.args.num_ids * c_.plan.heads);
@@ -95,7 +95,7 @@ class Forward {
   size_t partial_size() const { return 2 * c_.lanes.spread_size() + c_.plan.padded_row; }
 
   void put_empty(int64_t row) const {
-    memset(out_ + row * c_.plan.row, 0, sizeof(T) * c_.plan.row);
+    memset(out_ + row * c_.plan.row, 0, sizeof(A) * c_.plan.row);
     for (int h = 0; h < c_.plan.heads; ++h) lse_[row * c_.plan.heads + h] = -(A)__builtin_inf();
   }
 
@@ -193,7 +193,7 @@ class Forward {
   const T* const x_src_;
   const T* const x_dst_;
   const T* gathered_;  // rows of x_src, or their interleaved copies
-  T* const out_;
+  A* const out_;
   A* const lse_;
   A* const alpha_;
   const bool past_caches_;  // out

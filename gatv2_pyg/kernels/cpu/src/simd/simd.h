@@ -491,20 +491,25 @@ template <class M, class V>
 GATV2_INLINE V select(M m, V a, V b) {
   return m ? a : b;
 }
-#if defined(__AVX2__)
-GATV2_INLINE int lane_bits(Simd<float>::I m) { return _mm256_movemask_ps((__m256)m); }
-GATV2_INLINE int lane_bits(Simd<double>::I m) { return _mm256_movemask_pd((__m256d)m); }
-#elif defined(__SSE2__)
-GATV2_INLINE int lane_bits(Simd<float>::I m) { return _mm_movemask_ps((__m128)m); }
-GATV2_INLINE int lane_bits(Simd<double>::I m) { return _mm_movemask_pd((__m128d)m); }
-#else
+// The sign of each lane. Compilers differ in the type of a comparison, but not in its lanes.
 template <class M>
 GATV2_INLINE int lane_bits(M m) {
+#if defined(__AVX2__)
+  if constexpr (sizeof m[0] == 4)
+    return _mm256_movemask_ps((__m256)m);
+  else
+    return _mm256_movemask_pd((__m256d)m);
+#elif defined(__SSE2__)
+  if constexpr (sizeof m[0] == 4)
+    return _mm_movemask_ps((__m128)m);
+  else
+    return _mm_movemask_pd((__m128d)m);
+#else
   int bits = 0;
   for (int i = 0; i < (int)(sizeof m / sizeof m[0]); ++i) bits |= (int)(m[i] & 1) << i;
   return bits;
-}
 #endif
+}
 template <class M>
 GATV2_INLINE bool any_lane(M m) {
   return lane_bits(m) != 0;

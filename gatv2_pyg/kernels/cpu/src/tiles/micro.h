@@ -118,7 +118,8 @@ struct Micro {
   static GATV2_INLINE V leaky(V z, V slope) { return z > V{} ? z : z * slope; }
 
   // Vector v of the segment; only the last of a ragged one is partial.
-  static GATV2_INLINE V get(const T* p, int v, Lanes tail) {
+  template <class U>
+  static GATV2_INLINE V get(const U* p, int v, Lanes tail) {
     return Ragged && v == N - 1 ? load(p + v * W, tail) : load(p + v * W);
   }
 
@@ -242,7 +243,7 @@ struct Micro {
   }
 
   // d[h] = <grad, x> for a packed row x.
-  static void dot(const T* x, const Segment& seg, const RowData<A>& r, A* d) {
+  static void dot(const A* x, const Segment& seg, const RowData<A>& r, A* d) {
     const Lanes tail(seg.tail);
     const V sums = reduce<A, HB, 0, 1>([&](auto h) GATV2_LAMBDA_INLINE {
       V sum{};
@@ -351,7 +352,7 @@ template <class T>
 struct MicroTable {
   using A = Acc<T>;
   void (*score[2][2])(const Tile<T>&, const Segment&, const RowData<A>&, A* s, A* d);
-  void (*dot)(const T* x, const Segment&, const RowData<A>&, A* d);
+  void (*dot)(const A* x, const Segment&, const RowData<A>&, A* d);
   void (*accumulate_forward)(const Tile<T>&, const Segment&, const RowData<A>&, const A* p,
                              const A* scale, A* acc);
   void (*accumulate_by_destination[2])(const Tile<T>&, const Segment&, const RowData<A>&,
