@@ -64,7 +64,7 @@ def _(make):
     return _trained(_loaded(conv), features(40, 3))
 
 
-@case("state/state dict, names and metadata")
+@case("state/state dict, names and metadata", fused=False)
 def _(make):
     found = []
     for options in ({}, {"edge_dim": 3}, {"residual": True}, {"bias": False}, {"share_weights": 1}):
@@ -201,7 +201,7 @@ def _(make):
     return found
 
 
-@case("state/weight norm of the old kind")
+@case("state/weight norm of the old kind", fused=False)
 def _(make):
     conv = make(edge_dim=3)
     with warnings.catch_warnings():
@@ -250,7 +250,7 @@ _register(
 )
 
 
-@case("state/lin_edge with a bias")
+@case("state/lin_edge with a bias", fused=False)
 def _(make):
     conv = make(edge_dim=3)
     conv.lin_edge = torch.nn.Linear(3, 8, bias=True, dtype=torch.float64)
@@ -268,7 +268,7 @@ def _(make):
     return small(features(dtype=torch.float32), edges())
 
 
-@case("state/reset_parameters draws as PyG does")
+@case("state/reset_parameters draws as PyG does", fused=False)
 def _(make):
     found = []
     for options in ({}, {"edge_dim": 3, "residual": True}, {"share_weights": True}):
@@ -310,7 +310,7 @@ def _(make):
     return [conv(features(), edges(), attr), conv(features(), edges(), attr.unsqueeze(1))]
 
 
-@case("state/modules seen by a walk, extra attributes kept")
+@case("state/modules seen by a walk, extra attributes kept", fused=False)
 def _(make):
     conv = make(edge_dim=3, residual=True)
     conv.note = "kept"
