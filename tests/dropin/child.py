@@ -42,6 +42,9 @@ def execute(name: str, variant: str, path: str) -> None:
             result = {"status": "done", "value": plain(value)}
         except unittest.SkipTest as reason:
             result = {"status": "skipped", "text": str(reason)}
+        except AssertionError as error:
+            # What did not hold is told by the case itself, if it has something to tell.
+            result = {"status": "error", "text": str(error) or traceback.format_exc()}
         except BaseException:
             result = {"status": "error", "text": traceback.format_exc()}
     result["warnings"] = sorted({_first_line(item) for item in caught if _counts(item)})

@@ -2,6 +2,7 @@
 
 from . import (  # noqa: F401
     autograd,
+    bad_inputs,
     compiling,
     derivatives,
     exporting,

@@ -26,6 +26,7 @@ _PARTS = {
     "lin_r": lambda conv: conv.lin_r,
     "lin_edge": lambda conv: conv.lin_edge,
     "res": lambda conv: conv.res,
+    "aggr_module": lambda conv: conv.aggr_module,
 }
 _KINDS = {
     "forward hook": "register_forward_hook",

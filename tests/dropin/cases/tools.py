@@ -129,10 +129,14 @@ def _(make):
     return make.fill(model)(x, index)
 
 
-@case("pyg/summary", fused=False, needs=("tabulate",))
+@case("pyg/summary", needs=("tabulate",))
 def _(make):
-    model = torch.nn.ModuleList([make()])[0]
-    return summary(model, features(), edges(), leaf_module=None).replace(" ", "")
+    return summary(torch.nn.Sequential(make())[0], features(), edges())
+
+
+@case("pyg/summary with the parts of layers", needs=("tabulate",), fused=False)
+def _(make):
+    return summary(make(edge_dim=3), features(), edges(), features(40, 3), leaf_module=None)
 
 
 class _Net(torch.nn.Module):
