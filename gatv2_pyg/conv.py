@@ -27,7 +27,6 @@ from gatv2_pyg.ops.dropout import draw_seed, dropout_scale
 from gatv2_pyg.ops.reference import accumulation_dtype
 from gatv2_pyg.passing import why_message_passing
 
-
 OWN_STATE = {"backend": "auto", "_warned_of_missing_edge_attr": False}
 """What an instance has beyond one of PyG's class, with its defaults."""
 
@@ -280,6 +279,8 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
     ) -> Neighbours:
         if self.flow == "target_to_source":
             num_dst = min(num_src, num_dst)
+        if is_sparse(edge_index):
+            adjacency.check_matrix(edge_index, num_src, num_dst)
         return Neighbours(
             adjacency.rows_first(edge_index),
             edge_attr,

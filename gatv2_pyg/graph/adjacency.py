@@ -37,7 +37,7 @@ def check_adjacency(edge_index: Adj, flow: str, device: torch.device) -> None:
         raise ValueError(f"Expected 'edge_index' to be on {device}, as 'x', got {where}")
 
 
-def check_indices(edge_index: Adj, num_src: int, num_dst: int, flow: str) -> None:
+def check_indices(edge_index: Tensor, num_src: int, num_dst: int, flow: str) -> None:
     """Raises EdgeIndexError unless every edge joins two nodes; checked once a tensor."""
 
     def check() -> bool:
@@ -47,20 +47,43 @@ def check_indices(edge_index: Adj, num_src: int, num_dst: int, flow: str) -> Non
             grouping.check_range("destination", dst, num_dst)
         return True
 
-    if is_sparse(edge_index):
-        check_matrix(edge_index, num_src, num_dst)
-    elif not values_unknown(plain(edge_index)):
+    if not values_unknown(plain(edge_index)):
         cached(edge_index, ("in range", num_src, num_dst, flow), check)
 
 
 def check_matrix(adj: Any, num_src: int, num_dst: int) -> None:
-    """Raises ValueError unless the sparse matrix is ``num_dst x num_src``."""
+    """Raises ValueError unless the sparse matrix is ``num_dst x num_src``, and sound.
+
+    torch builds matrices without looking at their indices, and reads beyond its memory later.
+    """
     shape = tuple(adj.sizes() if isinstance(adj, SparseTensor) else adj.shape)[:2]
     if shape != (num_dst, num_src):
         raise ValueError(
             f"Expected 'edge_index' to be a sparse matrix of shape [{num_dst}, {num_src}] "
             f"(destinations by sources), got {list(shape)}"
         )
+
+    def check() -> bool:
+        with reading_values():
+            _check_matrix_indices(adj, num_src, num_dst)
+        return True
+
+    if isinstance(adj, Tensor) and not values_unknown(adj):
+        cached(adj, ("sound", num_src, num_dst), check)
+
+
+def _check_matrix_indices(adj: Tensor, num_src: int, num_dst: int) -> None:
+    if adj.layout == torch.sparse_coo:
+        dst, src = adj._indices()
+        grouping.check_range("source", src, num_src)
+        grouping.check_range("destination", dst, num_dst)
+        return
+    rows_own = adj.layout == torch.sparse_csr
+    ptr = adj.crow_indices() if rows_own else adj.ccol_indices()
+    idx = adj.col_indices() if rows_own else adj.row_indices()
+    grouping.check_range(*(("source", idx, num_src) if rows_own else ("destination", idx, num_dst)))
+    name = "crow_indices" if rows_own else "ccol_indices"
+    grouping.check_pointers(f"the {name} of 'edge_index'", ptr, idx.numel())
 
 
 def plain(edge_index: Tensor) -> Tensor:

