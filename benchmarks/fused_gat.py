@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch_geometric.nn import GATConv
 
 from gatv2_pyg import gatv2_attention
-from gatv2_pyg.adjacency import graph_of
+from gatv2_pyg.graph.adjacency import graph_of
 
 
 class FusedGATConv(GATConv):

@@ -1,0 +1,107 @@
+"""The graph cache: the second layer and the second epoch find their graph ready."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+from torch_geometric import EdgeIndex
+
+from gatv2_pyg.graph import grouping
+from gatv2_pyg.graph.tracing import reading_values, values_unknown
+
+Value = TypeVar("Value")
+
+_MAX_PER_TENSOR = 8
+
+_lock = threading.Lock()
+_made: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_enabled = True
+_check_content = False
+
+
+def set_graph_cache(enabled: bool, *, check_content: bool = False) -> None:
+    """Turns the graph cache on or off, for all layers; off also empties it.
+
+    The cache maps the very tensor passed as ``edge_index`` to its :class:`~gatv2_pyg.Graph`.  It
+    keeps no tensor alive and is not used while a call is traced.
+
+    On CPU what is found is confirmed by a hash of the indices, so that every change is noticed,
+    whoever wrote it.  (Without the compiled kernels nothing is kept there.)  On CUDA it is
+    confirmed by the tensor's address, shape and version; the version does not count writes through
+    ``.data``, ``untyped_storage()``, DLPack, ``__cuda_array_interface__``, other processes, kernels
+    of other libraries, or collectives of ``torch.distributed``.
+
+    Args:
+        enabled: whether graphs are kept.
+        check_content: whether CUDA tensors are confirmed by content too; each call then waits for
+            the device.
+    """
+    global _enabled, _check_content
+    _enabled, _check_content = bool(enabled), bool(check_content)
+    if not enabled:
+        with _lock:
+            _made.clear()
+
+
+def cached(key: Tensor, flags: Hashable, build: Callable[[], Value]) -> Value:
+    """What ``build`` made of ``key`` under ``flags``, from the cache where that is still true."""
+    if not _enabled:
+        return build()
+    state = _state(key)
+    if state is None:
+        return build()
+    with _lock:
+        entries = _made.get(key)
+        if entries is not None and entries["state"] == state and flags in entries:
+            return entries[flags]
+    value = build()
+    with _lock:
+        entries = _made.get(key)
+        if entries is None or entries["state"] != state or len(entries) > _MAX_PER_TENSOR:
+            entries = _made[key] = {"state": state}
+        entries[flags] = value
+    return value
+
+
+def _state(key: Tensor) -> Hashable | None:
+    """What must be the same for a cached value to be true of a tensor; None: keep nothing."""
+    indices = key.as_tensor() if isinstance(key, EdgeIndex) else key
+    if values_unknown(indices):
+        return None
+    with reading_values():
+        parts = _index_parts(indices)
+        if parts is None:
+            return None
+        if indices.device.type == "cpu":
+            kernels = grouping.cpu_kernels()
+            return None if kernels is None else (key.shape, kernels.content_hash(parts))
+        if any(part.is_inference() for part in parts):
+            return None
+        state = tuple((part._version, part.data_ptr(), part.stride()) for part in parts)
+        if _check_content:
+            state += tuple(_weighted_sum(part) for part in parts)
+        return key.shape, state
+
+
+def _index_parts(indices: Tensor) -> list[Tensor] | None:
+    """The one-dimensional tensors that hold the indices."""
+    if indices.layout == torch.strided:
+        return list(indices.unbind(0))
+    if indices.layout == torch.sparse_csr:
+        return [indices.crow_indices(), indices.col_indices()]
+    if indices.layout == torch.sparse_csc:
+        return [indices.ccol_indices(), indices.row_indices()]
+    if indices.layout == torch.sparse_coo:
+        return list(indices._indices().unbind(0))
+    return None
+
+
+def _weighted_sum(part: Tensor) -> int:
+    """A hash of the elements and their places, modulo 2**64."""
+    place = torch.arange(1, part.numel() + 1, device=part.device)
+    return int(((part.long() + place * -7046029254386353131) * (2 * place + 1)).sum())

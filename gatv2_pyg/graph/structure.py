@@ -1,0 +1,249 @@
+"""The graph as the kernels want it: edges by destination, by source when a gradient needs it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gatv2_pyg.graph import grouping, operators
+from gatv2_pyg.graph.grouping import EdgeIndexError
+from gatv2_pyg.graph.tracing import reading_values, values_unknown
+from gatv2_pyg.kernels.contract import Edges, Rows
+from gatv2_pyg.kernels.validity import Ends, Extent, mark_sound, require_sound
+
+__all__ = ["EdgeIndexError", "Graph", "Rows"]
+
+
+class Graph:
+    """The edges of a bipartite (or ordinary) graph, grouped for GATv2 attention.
+
+    Every edge has an *id*: the edge ``e`` of ``edge_index`` has the id ``e``, and the self-loop
+    that was added to node ``i`` has the id ``E + i``.  Edge features and returned attention
+    coefficients have one row per id.  A self-loop that was removed keeps its id and takes no part.
+
+    Made by :meth:`from_edge_index` or :meth:`from_csc`.  A graph can't be changed, shares no memory
+    with the tensors it was made from, and may be used from several threads.  With int32 indices it
+    takes 8 bytes an edge, 4 if every edge stands at the position of its id, and 8 more once a
+    gradient by source features was asked for.
+    """
+
+    _by_dst: Rows
+    _by_src: Rows | None
+    _num_src: int
+    _num_dst: int
+    _num_ids: int
+    _complete: bool | None
+
+    def __init__(self) -> None:
+        raise TypeError("Expected a graph to be made by Graph.from_edge_index or Graph.from_csc")
+
+    @classmethod
+    def _of(
+        cls, by_dst: Rows, num_src: int, num_dst: int, num_ids: int, complete: bool | None
+    ) -> Graph:
+        graph = cls.__new__(cls)
+        graph._by_dst = by_dst
+        graph._by_src = None
+        graph._num_src = num_src
+        graph._num_dst = num_dst
+        graph._num_ids = num_ids
+        graph._complete = complete
+        return graph
+
+    @classmethod
+    def from_edge_index(
+        cls,
+        edge_index: Tensor,
+        num_src: int,
+        num_dst: int | None = None,
+        *,
+        add_self_loops: bool = False,
+        flow: str = "source_to_target",
+    ) -> Graph:
+        """Groups the edges of ``edge_index``.
+
+        Args:
+            edge_index: ``[2, E]`` integers, sources above destinations (below them if ``flow`` is
+                ``"target_to_source"``).
+            num_src: the number of source nodes.
+            num_dst: the number of destination nodes; ``num_src`` if None.
+            add_self_loops: whether to leave out the self-loops there are and to add one to every
+                node, as :class:`torch_geometric.nn.GATv2Conv` does.
+            flow: ``"source_to_target"`` or ``"target_to_source"``.
+
+        Raises:
+            TypeError: ``edge_index`` is not an integer tensor.
+            ValueError: ``edge_index`` is not ``[2, E]``, ``flow`` is unknown, or a number of nodes
+                is negative.
+            EdgeIndexError: an index points to no node (an IndexError and a ValueError).
+        """
+        operators.check_edge_index(edge_index)
+        if flow not in ("source_to_target", "target_to_source"):
+            raise ValueError(
+                f"Expected 'flow' to be 'source_to_target' or 'target_to_source', got {flow!r}"
+            )
+        num_dst = num_src if num_dst is None else num_dst
+        operators.check_counts(num_src, num_dst)
+        sources_first = flow == "source_to_target"
+        num_ids = edge_index.size(1)
+        if add_self_loops:
+            num_ids = num_ids + torch.sym_min(num_src, num_dst)
+        wide = grouping.index_dtype(num_src, num_dst, num_ids) == torch.int64
+        arguments = (edge_index, num_src, num_dst, add_self_loops, sources_first, wide)
+        if values_unknown(edge_index):
+            *rows, _ = operators.group_by_dst(*arguments)
+            return cls._of(Rows(*rows), num_src, num_dst, num_ids, None if add_self_loops else True)
+        with reading_values():
+            if edge_index.device.type != "cpu":
+                row, col = edge_index.unbind(0)
+                grouping.check_range("source", row if sources_first else col, num_src)
+                grouping.check_range("destination", col if sources_first else row, num_dst)
+            *rows, facts = operators.group_by_dst(*arguments)
+            facts = operators.Facts(*facts.tolist())
+            by_dst = operators.trim(Rows(*rows), facts)
+            mark_sound(by_dst, Extent(num_dst, num_src, num_ids, num_src))
+        return cls._of(by_dst, num_src, num_dst, num_ids, complete=facts.num_edges == num_ids)
+
+    @classmethod
+    def from_csc(cls, ptr: Tensor, idx: Tensor, num_src: int, eid: Tensor | None = None) -> Graph:
+        """Takes edges that are grouped by destination already; copies them.
+
+        Args:
+            ptr: ``[num_dst + 1]`` integers: where the edges of each destination begin.
+            idx: ``[E]`` integers: the source of the edge at each position.
+            num_src: the number of source nodes.
+            eid: ``[E]`` integers: the id of the edge at each position, a permutation; None if that
+                is its position.
+
+        Raises:
+            TypeError: an argument is not an integer tensor.
+            ValueError: an argument has the wrong shape, device or values.
+            EdgeIndexError: a source points to no node (an IndexError and a ValueError).
+        """
+        given = {"ptr": ptr, "idx": idx} if eid is None else {"ptr": ptr, "idx": idx, "eid": eid}
+        for name, value in given.items():
+            _check_indices(name, value, idx)
+        operators.check_counts(num_src, 0)
+        if ptr.numel() == 0:
+            raise ValueError("Expected 'ptr' to have num_dst + 1 elements, got none")
+        num_dst, num_ids = ptr.numel() - 1, idx.numel()
+        if eid is not None and eid.numel() != num_ids:
+            raise ValueError(
+                f"Expected 'eid' to have {num_ids} elements, as 'idx', got {eid.numel()}"
+            )
+        dtype = grouping.index_dtype(num_src, num_dst, num_ids)
+        if values_unknown(idx):
+            rows = cls._csc_rows(ptr, idx, eid, dtype)
+        else:
+            with reading_values():
+                grouping.check_range("source", idx, num_src)
+                _check_ptr(ptr, num_ids)
+                rows = cls._csc_rows(ptr, idx, eid, dtype)
+                used = [table[table[:, 0] >= 0] for table in (rows.pieces, rows.cuts)]
+                rows = rows._replace(pieces=used[0], cuts=used[1])
+                require_sound("by_dst", rows, Extent(num_dst, num_src, num_ids, num_src))
+        return cls._of(rows, num_src, num_dst, num_ids, complete=True)
+
+    @staticmethod
+    def _csc_rows(ptr: Tensor, idx: Tensor, eid: Tensor | None, dtype: torch.dtype) -> Rows:
+        ptr, idx = ptr.to(dtype, copy=True).contiguous(), idx.to(dtype, copy=True).contiguous()
+        edge = ptr.new_empty(0) if eid is None else eid.to(dtype, copy=True).contiguous()
+        return Rows(ptr, idx, edge, *grouping.cut_rows(ptr, idx.numel()))
+
+    @property
+    def num_src(self) -> int:
+        """The number of source nodes."""
+        return self._num_src
+
+    @property
+    def num_dst(self) -> int:
+        """The number of destination nodes."""
+        return self._num_dst
+
+    @property
+    def num_ids(self) -> int:
+        """The number of edge ids: ``E``, plus ``min(num_src, num_dst)`` with self-loops."""
+        return self._num_ids
+
+    @property
+    def complete(self) -> bool | None:
+        """Whether every id stands for an edge; None in a traced graph, where data may decide."""
+        return self._complete
+
+    @property
+    def by_dst(self) -> Rows:
+        """The edges grouped by destination, each row in order of ids."""
+        return self._by_dst
+
+    @property
+    def by_src(self) -> Rows:
+        """The edges grouped by range of destinations, then by source; built at first use.
+
+        The destinations are cut into ranges of the same length (see
+        :func:`gatv2_pyg.graph.grouping.source_blocks`).  Row ``b * num_src + j`` holds the edges
+        from source ``j`` to range ``b``, in order of destinations.
+        """
+        if self._by_src is None:
+            self._by_src = self._group_by_src()
+        return self._by_src
+
+    def _group_by_src(self) -> Rows:
+        ptr, idx = self.by_dst.ptr, self.by_dst.idx
+        if values_unknown(idx):
+            *rows, _ = operators.group_by_src(ptr, idx, self.num_src, self.num_ids)
+            return Rows(*rows)
+        with reading_values():
+            *rows, facts = operators.group_by_src(ptr, idx, self.num_src, self.num_ids)
+            by_src = operators.trim(Rows(*rows), operators.Facts(*facts.tolist()))
+            extent = Extent(by_src.ptr.numel() - 1, self.num_dst, idx.numel(), self.num_src)
+            mark_sound(by_src, extent, Ends(ptr, idx))
+        return by_src
+
+    def edges(self, with_sources: bool) -> Edges:
+        """The grouped edges as the kernels take them, by source too if ``with_sources``."""
+        return Edges(self.by_dst, self.by_src if with_sources else None, self.num_ids)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the graph's tensors are."""
+        return self.by_dst.ptr.device
+
+    @property
+    def num_edges(self) -> int:
+        """The number of edges, added self-loops included (waits for the device)."""
+        return self.num_ids if self.complete else int(self.by_dst.ptr[-1])
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(num_src={self.num_src}, num_dst={self.num_dst}, "
+            f"num_edges={self.num_edges}, device='{self.device}')"
+        )
+
+
+def _check_indices(name: str, value: Tensor, idx: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"Expected '{name}' to be a Tensor, got {type(value).__name__}")
+    if value.layout != torch.strided or value.dtype not in operators.INDEX_DTYPES:
+        raise TypeError(
+            f"Expected '{name}' to hold integers (torch.int64), got {value.dtype}, {value.layout}"
+        )
+    if value.dim() != 1:
+        raise ValueError(f"Expected '{name}' to be one-dimensional, got {list(value.shape)}")
+    if value.device != idx.device:
+        raise ValueError(f"Expected '{name}' to be on {idx.device}, as 'idx', got {value.device}")
+
+
+def _check_ptr(ptr: Tensor, num_edges: int) -> None:
+    first, last = int(ptr[0]), int(ptr[-1])
+    if first != 0 or last != num_edges:
+        raise ValueError(
+            f"Expected 'ptr' to lead from 0 to {num_edges}, the number of edges in 'idx', got "
+            f"{first} to {last}"
+        )
+    (steps,) = (ptr[1:] < ptr[:-1]).nonzero(as_tuple=True)
+    if steps.numel():
+        at = int(steps[0])
+        raise ValueError(
+            f"Expected 'ptr' never to decrease, got {int(ptr[at])} and {int(ptr[at + 1])} at "
+            f"{at} and {at + 1}"
+        )

@@ -1,0 +1,79 @@
+// Backward, by range of destinations: the edges by destination, then the same edges by source.
+#pragma once
+
+#include "passes/by_destination.h"
+#include "passes/by_source.h"
+
+GATV2_BEGIN
+
+template <class T>
+class Backward {
+  using A = Acc<T>;
+
+ public:
+  explicit Backward(const Arguments& args)
+      : c_(args),
+        by_dst_(args.by_dst, args.wide_index, args.num_dst),
+        by_src_(args.by_src, args.wide_index, args.d_x_src ? args.num_src * args.src_blocks : 0) {}
+
+  int64_t run() {
+    if (!c_.ok()) return kOutOfMemory;
+    const bool records_needed = c_.args.d_x_src != nullptr;
+    const int64_t threads = min_of(c_.threads_for(by_dst_.num_edges), (int64_t)256);
+    const Workers<T> workers(c_, threads, records_needed ? longest_row() : 0);
+    ByDestination<T> by_destination(c_, by_dst_);
+    if (!workers.ok() || !by_destination.ok()) return kOutOfMemory;
+    if (!records_needed) {
+      const int64_t status = by_destination.run(by_dst_, workers, threads, nullptr);
+      if (status == kOk) by_destination.finish();
+      return status;
+    }
+    Records<A> records(c_.plan, c_.lanes, largest_block());
+    const BySource<T> by_source(c_, by_src_, by_destination.grad_base(),
+                                by_destination.grad_stride());
+    if (!records.ok() || !by_source.ok()) return kOutOfMemory;
+    for (int64_t block = 0; block < c_.args.src_blocks; ++block) {
+      const Rows rows = by_dst_.part(first_row(block), first_row(block + 1));
+      records.begin_at(rows.first_row < c_.args.num_dst ? by_dst_.ptr[rows.first_row]
+                                                        : by_dst_.num_edges);
+      const int64_t status = by_destination.run(rows, workers, threads, &records);
+      if (status != kOk) return status;
+      by_source.run(block, workers, threads, records);
+    }
+    by_destination.finish();
+    by_source.finish(threads);
+    return kOk;
+  }
+
+ private:
+  // The destinations of a block; see transpose in group.cpp.
+  int64_t first_row(int64_t block) const {
+    const int64_t blocks = max_of((int64_t)1, c_.args.src_blocks);
+    return min_of(c_.args.num_dst, (c_.args.num_dst + blocks - 1) / blocks * block);
+  }
+  int64_t largest_block() const {
+    int64_t most = 0;
+    for (int64_t block = 0; block < c_.args.src_blocks; ++block)
+      if (c_.args.num_dst)
+        most = max_of(most, by_dst_.ptr[first_row(block + 1)] - by_dst_.ptr[first_row(block)]);
+    return most;
+  }
+  // Edges of a row or of a piece of a long one.
+  int64_t longest_row() const {
+    int64_t most = 0, cut = 0;
+    for (int64_t row = 0; row < c_.args.num_dst; ++row) {
+      if (cut < by_dst_.end_cut && by_dst_.cuts[3 * cut] == row)
+        ++cut;
+      else
+        most = max_of(most, by_dst_.ptr[row + 1] - by_dst_.ptr[row]);
+    }
+    for (int64_t piece = 0; piece < by_dst_.end_piece(); ++piece)
+      most = max_of(most, by_dst_.pieces[3 * piece + 2] - by_dst_.pieces[3 * piece + 1]);
+    return most;
+  }
+
+  const Context<T> c_;
+  const Rows by_dst_, by_src_;
+};
+
+GATV2_END

@@ -1,0 +1,212 @@
+// What the three passes share: the plan of a row, att, edge weights, and a block of scratch per
+// thread.
+#pragma once
+
+#include "simd/philox.h"
+#include "tiles/edge_features.h"
+#include "tiles/interleaved.h"
+#include "tiles/softmax.h"
+
+GATV2_BEGIN
+
+template <class T>
+struct Context {
+  using A = Acc<T>;
+  const Arguments& args;
+  Plan<A> plan;
+  HeadLanes<A> lanes;
+  Dropout<A> dropout;
+  EdgeWeight<T> weight;
+  A slope;
+  int group;  // edges a micro-kernel takes at once, at most
+  int64_t threads;
+  Buffer fixed;  // att, then the edge weight
+  A* att;
+  Buffer tables;
+  const MicroTable<T>** micro;  // of each segment
+
+  explicit Context(const Arguments& a, bool interleaved = false)
+      : args(a),
+        plan((int)a.heads, (int)a.channels, kMostHeads<T>, interleaved),
+        lanes(plan.head_stride),
+        dropout(a.dropout, a.seed),
+        slope((A)a.negative_slope),
+        group(1),
+        threads(a.threads),
+        fixed(sizeof(A) * (plan.padded_row + 64 +
+                           (a.edge_dim ? EdgeWeight<T>::elements(plan, a.edge_dim) : 0))),
+        att(fixed.get<A>()),
+        tables(sizeof(micro) * (plan.num_segments + 1)),
+        micro(tables.get<const MicroTable<T>*>()) {
+    if (!ok()) return;
+    plan.pad(att, static_cast<const A*>(a.att));
+    if (a.edge_dim) weight.fill(plan, a, att + (plan.padded_row + 63) / 64 * 64);
+    for (int k = 0; k < plan.num_segments; ++k) {
+      group = max_of(group, plan.W / plan.segments()[k].heads);
+      micro[k] =
+          interleaved ? find_interleaved<T>(plan.segments()[k]) : find_micro<T>(plan.segments()[k]);
+    }
+  }
+  bool ok() const { return plan.ok() && fixed && tables; }
+  bool edges() const { return args.edge_dim > 0; }
+  // Threads worth waking for so many edges.
+  int64_t threads_for(int64_t edges) const { return edges * plan.row < 32768 ? 1 : threads; }
+  RowData<A> row_data() const {
+    return {nullptr, att, nullptr, slope, plan.head_stride, plan.padded_row};
+  }
+  // A packed row in padded form: itself where the two are the same, else copied to `memory`.
+  const A* padded(A* memory, const T* row) const {
+    if constexpr (sizeof(T) == sizeof(A))
+      if (plan.packed_is_padded()) return row;
+    plan.pad(memory, row);
+    return memory;
+  }
+  // A row that is not gathered but follows the one at hand.
+  template <class U>
+  GATV2_INLINE void prefetch_row(const U* row) const {
+    const char* p = reinterpret_cast<const char*>(row);
+    for (int64_t k = 0; k < (int64_t)sizeof(U) * plan.row; k += 64) prefetch(p + k);
+  }
+  // Whether the rows of a result are better stored past the caches: it is larger than they are.
+  template <class U>
+  bool past_caches(const U* result, int64_t rows) const {
+    return plan.packed_is_padded() && rows * plan.row * (int64_t)sizeof(U) >= kPastCaches &&
+           (uintptr_t)result % kVectorBytes == 0;
+  }
+  // out = value * scale[h], to a packed row; scale may be null where rows are not interleaved.
+  template <class U>
+  void put_row(U* out, const A* value, const A* scale, bool past) const {
+    if (plan.interleaved) return plan.separate(out, value, scale);
+    for (int h = 0; h < plan.heads; ++h)
+      for (int v = 0; v < plan.head_vectors; ++v) {
+        auto x = load(value + h * plan.padded_channels + v * plan.W);
+        if (scale) x *= scale[h];
+        U* to = out + (int64_t)h * plan.channels + v * plan.W;
+        if (past)
+          store_past_caches(to, x);
+        else if (plan.packed_is_padded())
+          store(to, x);
+        else
+          store(to, x, plan.lanes(v));
+      }
+  }
+  // Calls f(micro-kernels, segment) for all segments of a row.
+  template <class F>
+  GATV2_INLINE void each_segment(const F& f) const {
+    const Segment* s = plan.segments();
+    for (int k = 0; k < plan.num_segments; ++k) f(micro[k], s[k]);
+  }
+};
+
+// Hands out parts of a thread's scratch; with no memory behind it, measures how much that takes.
+template <class A>
+class Carver {
+ public:
+  explicit Carver(A* memory) : memory_(memory) {}
+  A* take(size_t n) {
+    A* const p = memory_ ? memory_ + used_ : nullptr;
+    used_ += (n + 31) / 32 * 32;
+    return p;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  A* memory_;
+  size_t used_ = 0;
+};
+
+// One thread's tile, its scores, and the row's own vectors.
+template <class T>
+struct Worker {
+  using A = Acc<T>;
+  Tile<T> tile;
+  RowData<A> row;
+  EdgeWindow<T> window;
+  EdgeGradients<T> staged;
+  int64_t ids[kTile];
+  A *own, *grad, *sum_a, *sum_b;  // padded rows
+  A *s, *d;                       // [kTileSlots][head_stride], or of all edges of a row
+  A* keep;                        // [kTileSlots][head_stride]
+  uint8_t* masks;                 // of a tile that leaves no records
+  A *max, *denominator, *scale, *residual, *stats;  // [spread_size], stats: 3 of them
+
+  // `longest`: edges of a row that s and d have room for.
+  void carve(const Context<T>& c, int64_t longest, Carver<A>& memory) {
+    const size_t row_size = c.plan.padded_row;
+    const size_t edges = (longest + kTile - 1) / kTile * kTile + kMaxLanes;
+    const size_t tile_size = (size_t)kTileSlots * c.plan.head_stride + kMaxLanes;
+    A** const rows[] = {&own, &grad, &sum_a, &sum_b};
+    A** const spreads[] = {&max, &denominator, &scale, &residual};
+    for (A** p : rows) *p = memory.take(row_size);
+    const size_t row_of_edges = max_of(tile_size, edges * c.plan.head_stride);
+    s = memory.take(row_of_edges);
+    d = memory.take(row_of_edges);
+    keep = memory.take(tile_size);
+    masks = reinterpret_cast<uint8_t*>(memory.take(kTile * row_size));
+    for (A** p : spreads) *p = memory.take(c.lanes.spread_size());
+    stats = memory.take(3 * c.lanes.spread_size());
+    A* const w = memory.take(c.edges() ? EdgeWindow<T>::elements(c.plan, c.args.edge_dim) : 0);
+    A* const g = memory.take(c.edges() ? EdgeGradients<T>::elements(c.plan, c.args.edge_dim) : 0);
+    if (w && c.edges()) {
+      window.attach(c.plan, c.weight, w);
+      staged.attach(c.plan, c.weight, g);
+    }
+  }
+};
+
+template <class T>
+class Workers {
+  using A = Acc<T>;
+
+ public:
+  Workers(const Context<T>& c, int64_t count, int64_t longest = 0)
+      : count_(count), size_(measure(c, longest)), memory_(bytes()) {
+    if (!memory_) return;
+    memset(memory_.get<char>(), 0, bytes());
+    for (int64_t k = 0; k < count_; ++k) {
+      Worker<T>& w = (*this)[k];
+      w = Worker<T>();
+      Carver<A> carver(reinterpret_cast<A*>(memory_.get<char>() + k * size_ + header()));
+      w.carve(c, longest, carver);
+      w.row = c.row_data();
+    }
+  }
+  bool ok() const { return (bool)memory_; }
+  Worker<T>& operator[](int64_t k) const {
+    return *reinterpret_cast<Worker<T>*>(memory_.get<char>() + k * size_);
+  }
+
+ private:
+  static size_t header() { return (sizeof(Worker<T>) + 127) / 128 * 128; }
+  static size_t measure(const Context<T>& c, int64_t longest) {
+    Carver<A> carver(nullptr);
+    Worker<T> w;
+    w.carve(c, longest, carver);
+    return header() + (carver.used() * sizeof(A) + 127) / 128 * 128 + 128;
+  }
+  size_t bytes() const { return size_ * count_; }
+  int64_t count_;
+  size_t size_;
+  Buffer memory_;
+};
+
+// The tile of edges [begin, begin + n) of a row whose other ends are rows of `base`; `follows`: the
+// tile before was of the same row.
+template <class T>
+GATV2_INLINE void read_tile(const Context<T>& c, Worker<T>& w, const Rows& rows, int64_t begin,
+                            int n, bool follows, const T* base, bool need_ids) {
+  w.tile.n = n;
+  fill_slots(w.tile.rows, w.tile.next_rows, rows.idx, rows.num_edges, c.group, begin, n, follows,
+             base, c.plan.gathered);
+  if (need_ids)
+    for (int k = 0; k < n; ++k) w.ids[k] = rows.id(begin + k);
+  if (c.edges()) w.tile.projected = w.window.at(rows, begin, n);
+}
+
+template <Direction D, class T>
+GATV2_INLINE void score_tile(const Context<T>& c, Worker<T>& w, Acc<T>* s, Acc<T>* d) {
+  c.each_segment([&](const MicroTable<T>* m, const Segment& seg)
+                     GATV2_LAMBDA_INLINE { m->score[D][c.edges()](w.tile, seg, w.row, s, d); });
+}
+
+GATV2_END

@@ -1,0 +1,207 @@
+// Edge features: W_edge edge_attr[e] for a window of edges at a time, and the gradients through it.
+#pragma once
+
+#include "layout/rows.h"
+
+GATV2_BEGIN
+
+constexpr int kWindow = 32;
+
+// C[k][n] (+)= sum_m a[k][m] b[m][n] for k < rows, n < columns (a multiple of W), in blocks of 4 x
+// 4 vectors. Row k of a is a + k * a_row, and its elements lie a_step apart.
+template <class A, class Put>
+GATV2_INLINE void multiply(const A* a, int64_t a_row, int64_t a_step, int rows, const A* b,
+                           int64_t b_row, int64_t depth, int64_t columns, const Put& put) {
+  using V = typename Simd<A>::V;
+  constexpr int W = Simd<A>::W;
+  auto block = [&](auto kr, auto kc, int k, int64_t n) GATV2_LAMBDA_INLINE {
+    constexpr int R = decltype(kr)::value, N = decltype(kc)::value;
+    V sum[R][N];
+    GATV2_UNROLL
+    for (int i = 0; i < R; ++i) GATV2_UNROLL
+    for (int j = 0; j < N; ++j) sum[i][j] = V{};
+    for (int64_t m = 0; m < depth; ++m) {
+      V bv[N];
+      GATV2_UNROLL
+      for (int j = 0; j < N; ++j) bv[j] = load(b + m * b_row + n + j * W);
+      GATV2_UNROLL
+      for (int i = 0; i < R; ++i) {
+        const V av = broadcast<V>(a[(k + i) * a_row + m * a_step]);
+        GATV2_UNROLL
+        for (int j = 0; j < N; ++j) sum[i][j] = fma(av, bv[j], sum[i][j]);
+      }
+    }
+    GATV2_UNROLL
+    for (int i = 0; i < R; ++i) GATV2_UNROLL
+    for (int j = 0; j < N; ++j) put(k + i, n + j * W, sum[i][j]);
+  };
+  for (int64_t n = 0; n < columns;) {
+    const bool wide = columns - n >= 4 * W;
+    for (int k = 0; k < rows;) {
+      if (rows - k >= 4) {
+        if (wide)
+          block(Int<4>(), Int<4>(), k, n);
+        else
+          block(Int<4>(), Int<1>(), k, n);
+        k += 4;
+      } else {
+        if (wide)
+          block(Int<1>(), Int<4>(), k, n);
+        else
+          block(Int<1>(), Int<1>(), k, n);
+        k += 1;
+      }
+    }
+    n += wide ? 4 * W : W;
+  }
+}
+
+// W_edge in the layouts the products want: [D][padded row] and [padded row][D rounded up].
+template <class T>
+struct EdgeWeight {
+  using A = Acc<T>;
+  static constexpr int W = Simd<A>::W;
+  int64_t dim = 0, padded_dim = 0, ids = 0;
+  const T* attr = nullptr;
+  A* by_feature = nullptr;
+  A* by_channel = nullptr;
+
+  static size_t elements(const Plan<A>& plan, int64_t dim) {
+    return (size_t)plan.padded_row * (dim + (dim + W - 1) / W * W) + 64;
+  }
+  void fill(const Plan<A>& plan, const Arguments& args, A* memory) {
+    dim = args.edge_dim;
+    padded_dim = (dim + W - 1) / W * W;
+    attr = static_cast<const T*>(args.edge_attr);
+    by_feature = memory;
+    by_channel = memory + plan.padded_row * dim;
+    memset(memory, 0, sizeof(A) * plan.padded_row * (dim + padded_dim));
+    const A* w = static_cast<const A*>(args.edge_weight);
+    for (int h = 0; h < plan.heads; ++h)
+      for (int c = 0; c < plan.channels; ++c) {
+        const int64_t to = (int64_t)h * plan.padded_channels + c;
+        const A* row = w + ((int64_t)h * plan.channels + c) * dim;
+        for (int64_t k = 0; k < dim; ++k) {
+          by_feature[k * plan.padded_row + to] = row[k];
+          by_channel[to * padded_dim + k] = row[k];
+        }
+      }
+  }
+};
+
+// Projected features of up to kWindow consecutive positions; belongs to one thread.
+template <class T>
+class EdgeWindow {
+  using A = Acc<T>;
+
+ public:
+  static size_t elements(const Plan<A>& plan, int64_t dim) {
+    return (size_t)(kWindow + kMaxLanes) * plan.padded_row + kWindow * dim + 64;
+  }
+  void attach(const Plan<A>& plan, const EdgeWeight<T>& weight, A* memory) {
+    plan_ = &plan;
+    weight_ = &weight;
+    projected_ = memory;
+    attr_ = memory + (size_t)(kWindow + kMaxLanes) * plan.padded_row;
+    begin_ = end_ = 0;
+  }
+  // Rows of the projection of positions [begin, begin + n), n <= kTile.
+  const A* at(const Rows& rows, int64_t begin, int n) {
+    if (begin < begin_ || begin + n > end_) slide(rows, begin);
+    return projected_ + (begin - begin_) * plan_->padded_row;
+  }
+  const A* attr(int64_t position) const { return attr_ + (position - begin_) * weight_->dim; }
+
+ private:
+  void slide(const Rows& rows, int64_t begin) {
+    begin_ = begin;
+    end_ = min_of(begin + kWindow, rows.num_edges);
+    const int n = (int)(end_ - begin_);
+    const int64_t dim = weight_->dim;
+    for (int k = 0; k < n; ++k) {
+      const T* from = weight_->attr + rows.id(begin + k) * dim;
+      for (int64_t d = 0; d < dim; ++d) attr_[k * dim + d] = to_float(from[d]);
+    }
+    const int64_t next = min_of(end_ + kWindow, rows.num_edges);
+    for (int64_t p = end_; p < next; ++p) prefetch(weight_->attr + rows.id(p) * dim);
+    A* const out = projected_;
+    const int64_t row = plan_->padded_row;
+    multiply(attr_, dim, 1, n, weight_->by_feature, row, dim, row,
+             [=](int k, int64_t c, typename Simd<A>::V v)
+                 GATV2_LAMBDA_INLINE { store(out + k * row + c, v); });
+  }
+  const Plan<A>* plan_ = nullptr;
+  const EdgeWeight<T>* weight_ = nullptr;
+  A* projected_ = nullptr;
+  A* attr_ = nullptr;
+  int64_t begin_ = 0, end_ = 0;
+};
+
+// dz of up to kWindow edges, staged so that its two products run over many edges at once.
+template <class T>
+class EdgeGradients {
+  using A = Acc<T>;
+  using V = typename Simd<A>::V;
+  static constexpr int W = Simd<A>::W;
+
+ public:
+  static size_t elements(const Plan<A>& plan, int64_t dim) {
+    const int64_t padded = (dim + W - 1) / W * W;
+    return (size_t)kWindow * (plan.padded_row + dim + padded) + plan.padded_row + 128;
+  }
+  void attach(const Plan<A>& plan, const EdgeWeight<T>& weight, A* memory) {
+    plan_ = &plan;
+    weight_ = &weight;
+    dz_ = memory;
+    attr_ = dz_ + (size_t)kWindow * plan.padded_row;
+    result_ = attr_ + kWindow * weight.dim;
+  }
+  void begin(T* d_attr, double* d_weight) {
+    d_attr_ = d_attr;
+    d_weight_ = d_weight;
+    n_ = 0;
+  }
+  // A staging row for dz of the edge `id`; `attr` are its features.
+  A* stage(int64_t id, const A* attr) {
+    if (n_ == kWindow) flush();
+    ids_[n_] = id;
+    if (d_weight_) memcpy(attr_ + n_ * weight_->dim, attr, sizeof(A) * weight_->dim);
+    return dz_ + (int64_t)n_++ * plan_->padded_row;
+  }
+  // d edge_attr[e] = dz_e W_edge;  d W_edge += dz_e^T edge_attr[e], kept as [D][padded row] in
+  // double.
+  void flush() {
+    const int64_t row = plan_->padded_row, dim = weight_->dim, padded = weight_->padded_dim;
+    if (d_attr_ && n_) {
+      A* const out = result_;
+      multiply(dz_, row, 1, n_, weight_->by_channel, padded, row, padded,
+               [=](int k, int64_t c, V v) GATV2_LAMBDA_INLINE { store(out + k * padded + c, v); });
+      for (int k = 0; k < n_; ++k)
+        for (int64_t d = 0; d < dim; ++d)
+          from_float(out[k * padded + d], d_attr_[ids_[k] * dim + d]);
+    }
+    if (d_weight_ && n_) {
+      double* const sum = d_weight_;
+      for (int64_t d = 0; d < dim; d += kWindow)
+        multiply(attr_ + d, 1, dim, (int)min_of((int64_t)kWindow, dim - d), dz_, row, n_, row,
+                 [=](int k, int64_t c, V v) GATV2_LAMBDA_INLINE {
+                   double* to = sum + (d + k) * row + c;
+                   for (int i = 0; i < W; ++i) to[i] += (double)v[i];
+                 });
+    }
+    n_ = 0;
+  }
+
+ private:
+  const Plan<A>* plan_ = nullptr;
+  const EdgeWeight<T>* weight_ = nullptr;
+  A* dz_ = nullptr;
+  A* attr_ = nullptr;
+  A* result_ = nullptr;
+  T* d_attr_ = nullptr;
+  double* d_weight_ = nullptr;
+  int64_t ids_[kWindow];
+  int n_ = 0;
+};
+
+GATV2_END

@@ -1,0 +1,170 @@
+"""GATv2 attention in plain torch: the executable specification, and the judge of the kernels.
+
+:func:`forward` and :func:`backward` have the signatures of the kernels' launchers, so one test
+suite runs over all of them.  Both are differentiable, which gives second derivatives.  They build
+``[E, H, C]`` tensors: this is the mathematics, not the way to run it.
+
+``(n)`` in a comment is a formula; edge ``e`` goes from source ``j`` to destination ``i``::
+
+    (1) z_e  = x_src[j] + x_dst[i] (+ edge_attr[e] @ W_edge^T)
+    (2) s_e  = <att, LeakyReLU(z_e)> ;  lse_i = log sum_e exp s_e ;  alpha_e = exp(s_e - lse_i)
+    (3) out_i = sum_e keep_e alpha_e x_src[j]
+    (4) dalpha_e = keep_e (<g_i, x_src[j]> + g_alpha_e)
+    (5) ds_e = alpha_e (dalpha_e - D_i) ,  D_i = <g_i, out_i> + sum_e keep_e alpha_e g_alpha_e ,
+        out_i as it was before it was rounded to a half-precision dtype
+    (6) dz_e = ds_e att LeakyReLU'(z_e)
+    (7) d x_dst[i] = sum_e dz_e ;  d att = sum_e ds_e LeakyReLU(z_e)
+    (8) d x_src[j] = sum_e (keep_e alpha_e g_i + dz_e)
+        d edge_attr[e] = dz_e @ W_edge ;  d W_edge = sum_e dz_e^T edge_attr[e]
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gatv2_pyg.kernels.contract import (
+    Edges,
+    InputGrads,
+    Inputs,
+    Needs,
+    Options,
+    OutputGrads,
+    Outputs,
+    Rows,
+)
+from gatv2_pyg.ops.dropout import dropout_scale
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype sums are kept in: float64 for float64, float32 for all else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def edge_list(rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    """Grouped edges as three ``[E]`` int64 tensors: owning row, other end, edge id."""
+    ptr, idx, eid = rows.ptr.long(), rows.idx.long(), rows.edge.long()
+    row = torch.repeat_interleave(torch.arange(ptr.numel() - 1, device=ptr.device), ptr.diff())
+    if eid.numel() == 0:
+        eid = torch.arange(row.numel(), device=ptr.device)
+    return row, idx[: row.numel()], eid[: row.numel()]
+
+
+def _leaky_slope(z: Tensor, negative_slope: float) -> Tensor:
+    return torch.ones_like(z).masked_fill(~(z > 0), negative_slope)
+
+
+def _widened(inputs: Inputs, acc: torch.dtype) -> Inputs:
+    return Inputs(*(None if value is None else value.to(acc) for value in inputs))
+
+
+def _preactivation(inputs: Inputs, edges: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    i, j, eid = edges
+    z = inputs.x_src[j] + inputs.x_dst[i]  # (1)
+    if inputs.edge_attr is not None and inputs.edge_weight is not None:
+        z = z + F.linear(inputs.edge_attr[eid], inputs.edge_weight).view_as(z)
+    return z
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """Autocast must not reach into the mathematics."""
+    if not torch.amp.is_autocast_available(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bool) -> Outputs:
+    """Equations (1)-(3)."""
+    with without_autocast(inputs.x_src.device):
+        return _forward(inputs, edges, options, return_attention)
+
+
+def _forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bool) -> Outputs:
+    acc = accumulation_dtype(inputs.x_src.dtype)
+    inputs = _widened(inputs, acc)
+    ends = edge_list(edges.by_dst)
+    i, j, eid = ends
+    z = _preactivation(inputs, ends)
+    s = (F.leaky_relu(z, options.negative_slope) * inputs.att).sum(-1)  # (2)
+    rows = (inputs.x_dst.size(0), s.size(1))
+    top = s.new_full(rows, -torch.inf)
+    top = top.scatter_reduce(0, i.unsqueeze(1).expand_as(s), s.detach(), "amax")
+    top = torch.where(top == -torch.inf, 0.0, top)
+    lse = s.new_zeros(rows).index_add(0, i, (s - top[i]).exp()).log() + top
+    keep_alpha = (s - lse[i]).exp()
+    if options.dropout > 0:
+        keep_alpha = keep_alpha * dropout_scale(eid, s.size(1), options.dropout, options.seed, acc)
+    message = keep_alpha.unsqueeze(-1) * inputs.x_src[j]
+    out = torch.zeros_like(inputs.x_dst).index_add(0, i, message)  # (3)
+    alpha = None
+    if return_attention:
+        alpha = s.new_zeros(edges.num_ids, s.size(1)).index_copy(0, eid, keep_alpha)
+    return Outputs(out, lse, alpha)
+
+
+def backward(
+    grads: OutputGrads,
+    inputs: Inputs,
+    outputs: Outputs,
+    edges: Edges,
+    options: Options,
+    needs: Needs,
+) -> InputGrads:
+    """Equations (4)-(8), spelled out; ``outputs`` is what :func:`forward` returned."""
+    with without_autocast(inputs.x_src.device):
+        return _backward(grads, inputs, outputs, edges, options, needs)
+
+
+def _backward(
+    grads: OutputGrads,
+    inputs: Inputs,
+    outputs: Outputs,
+    edges: Edges,
+    options: Options,
+    needs: Needs,
+) -> InputGrads:
+    dtypes = [None if value is None else value.dtype for value in inputs]
+    acc = accumulation_dtype(inputs.x_src.dtype)
+    inputs = _widened(inputs, acc)
+    grad_out = torch.zeros_like(outputs.out) if grads.out is None else grads.out.to(acc)
+    ends = edge_list(edges.by_dst)
+    i, j, eid = ends
+
+    z = _preactivation(inputs, ends)
+    slope = _leaky_slope(z, options.negative_slope)
+    a = ((slope * z * inputs.att).sum(-1) - outputs.lse[i]).exp()  # (2)
+    keep = torch.ones_like(a)
+    if options.dropout > 0:
+        keep = dropout_scale(eid, a.size(1), options.dropout, options.seed, acc)
+    da = (grad_out[i] * inputs.x_src[j]).sum(-1)  # (4)
+    d = (grad_out * outputs.out).sum(-1)  # (5)
+    if grads.alpha is not None:
+        da = da + grads.alpha[eid]
+        d = d.index_add(0, i, keep * a * grads.alpha[eid])
+    ds = a * (keep * da - d[i])
+    dz = ds.unsqueeze(-1) * inputs.att * slope  # (6)
+
+    d_x_src = d_x_dst = d_att = d_edge_attr = d_edge_weight = None
+    if needs.x_src:  # (8)
+        message = (keep * a).unsqueeze(-1) * grad_out[i] + dz
+        d_x_src = torch.zeros_like(inputs.x_src).index_add(0, j, message)
+    if needs.x_dst:  # (7)
+        d_x_dst = torch.zeros_like(inputs.x_dst).index_add(0, i, dz)
+    if needs.att:
+        d_att = (ds.unsqueeze(-1) * slope * z).sum(0)
+    if inputs.edge_attr is not None and inputs.edge_weight is not None:
+        if needs.edge_attr:
+            rows = dz.flatten(1) @ inputs.edge_weight
+            d_edge_attr = torch.zeros_like(inputs.edge_attr).index_copy(0, eid, rows)
+        if needs.edge_weight:
+            d_edge_weight = dz.flatten(1).t() @ inputs.edge_attr[eid]
+    found = (d_x_src, d_x_dst, d_att, d_edge_attr, d_edge_weight)
+    return InputGrads(
+        *(
+            None if grad is None else grad.to(dtype)
+            for grad, dtype in zip(found, dtypes, strict=True)
+        )
+    )

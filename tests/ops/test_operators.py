@@ -1,0 +1,251 @@
+"""The operators: schemas, fakes, autograd, second derivatives, compile, export, autocast."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch_geometric.nn import GATv2Conv as PyGGATv2Conv
+
+from gatv2_pyg import GATv2Conv, Graph, gatv2_attention
+from gatv2_pyg.backends import refusal
+from gatv2_pyg.kernels.contract import Inputs
+from gatv2_pyg.ops import operators as ops
+from gatv2_pyg.ops.call import Call
+from tests.kernels.cases import Case, build, cast
+
+FUSED = refusal("fused", torch.device("cpu"), torch.float32)
+needs_fused = pytest.mark.skipif(FUSED is not None, reason=f"no fused kernels: {FUSED}")
+
+
+def call(dtype=torch.float32, **options):
+    """Arguments of the operator for a small problem, whose inputs need gradients."""
+    p = cast(build(Case(num_src=9, num_dst=7, num_edges=30, **options)), dtype)
+    inputs = Inputs(*(None if value is None else value.requires_grad_() for value in p.inputs))
+    seed = torch.tensor(p.seed) if p.dropout else 0
+    flat = Call.of(inputs, p.edges, p.options._replace(seed=seed))
+    return (*flat, True, False)
+
+
+OPTIONS = [{}, {"edge_dim": 3, "dropout": 0.4, "self_loops": True}]
+
+
+@needs_fused
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "all"])
+def test_opcheck_attention(options):
+    torch.library.opcheck(torch.ops.gatv2_pyg.attention.default, call(**options))
+
+
+@needs_fused
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "all"])
+def test_opcheck_backward(options):
+    *flat, _, _ = call(**options)
+    call_ = Call(*(value.detach() if isinstance(value, torch.Tensor) else value for value in flat))
+    out, _, lse, alpha = torch.ops.gatv2_pyg.attention(*call_, True, False)
+    grads = torch.randn_like(out), torch.randn_like(alpha)
+    needs = [value is not None for value in call_.inputs]
+    torch.library.opcheck(
+        torch.ops.gatv2_pyg.attention_backward.default, (*grads, *call_, out, lse, alpha, needs)
+    )
+
+
+def test_the_schema_has_the_names_of_a_call():
+    for operator, before in ((ops.NATIVE.forward, 0), (ops.NATIVE.backward, 2)):
+        names = [argument.name for argument in operator._schema.arguments]
+        assert tuple(names[before : before + len(Call._fields)]) == Call._fields
+
+
+@pytest.mark.parametrize("loops", [False, True])
+def test_opcheck_grouping(loops):
+    index = torch.randint(9, (2, 2000), generator=torch.Generator().manual_seed(0))
+    index[1, :1200] = 3
+    arguments = (index, 9, 9, loops, True, False)
+    torch.library.opcheck(torch.ops.gatv2_pyg.group_by_dst.default, arguments)
+    rows = torch.ops.gatv2_pyg.group_by_dst(*arguments)
+    num_ids = rows[1].numel()
+    torch.library.opcheck(torch.ops.gatv2_pyg.group_by_src.default, (*rows[:2], 9, num_ids))
+
+
+def attention_of(*leaves, backend="auto", loops=True, dropout=0.0):
+    index = torch.randint(5, (2, 14), generator=torch.Generator().manual_seed(2))
+    graph = Graph.from_edge_index(index, 5, add_self_loops=loops)
+    x_src, x_dst, att, *edge = leaves
+    options = dict(zip(("edge_attr", "edge_weight"), edge, strict=False))
+    torch.manual_seed(0)
+    return gatv2_attention(
+        x_src,
+        x_dst,
+        att,
+        graph,
+        backend=backend,
+        dropout=dropout,
+        training=dropout > 0,
+        return_attention=True,
+        **options,
+    )
+
+
+def leaves(edge_dim=None):
+    rng = torch.Generator().manual_seed(1)
+    shapes = [(5, 2, 3), (5, 2, 3), (2, 3)]
+    if edge_dim is not None:
+        shapes += [(19, edge_dim), (6, edge_dim)]
+    return [
+        torch.randn(*shape, generator=rng, dtype=torch.float64, requires_grad=True)
+        for shape in shapes
+    ]
+
+
+def backends():
+    device = torch.device("cpu")
+    names = ("fused", "scatter", "reference")
+    return [name for name in names if refusal(name, device, torch.float64) is None]
+
+
+@pytest.mark.parametrize("edge_dim", [None, 2])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("backend", backends())
+def test_gradcheck(backend, dropout, edge_dim):
+    def function(*values):
+        return attention_of(*values, backend=backend, dropout=dropout)
+
+    torch.autograd.gradcheck(function, leaves(edge_dim), fast_mode=True)
+
+
+@pytest.mark.parametrize("edge_dim", [None, 2])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("backend", [name for name in backends() if name != "scatter"])
+def test_gradgradcheck(backend, dropout, edge_dim):
+    def function(*values):
+        return attention_of(*values, backend=backend, dropout=dropout)
+
+    torch.autograd.gradgradcheck(function, leaves(edge_dim), fast_mode=True)
+
+
+def layer_problem(edge_dim=None, dtype=torch.float32):
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 6, generator=rng, dtype=dtype)
+    index = torch.randint(20, (2, 90), generator=rng)
+    attr = None if edge_dim is None else torch.randn(90, edge_dim, generator=rng, dtype=dtype)
+    return x, index, attr
+
+
+@needs_fused
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"edge_dim": 3}, {"add_self_loops": False, "residual": True}, {"share_weights": True}],
+    ids=["plain", "edge features", "no self-loops", "shared weights"],
+)
+def test_compile_fullgraph(options):
+    x, index, attr = layer_problem(options.get("edge_dim"))
+    conv = GATv2Conv(6, 4, heads=2, **options)
+    want = conv(x, index, attr)
+    want.square().sum().backward()
+    grads = [parameter.grad.clone() for parameter in conv.parameters()]
+    conv.zero_grad()
+    torch._dynamo.reset()
+    compiled = torch.compile(conv, fullgraph=True, backend="aot_eager")
+    got = compiled(x, index, attr)
+    torch.testing.assert_close(got, want)
+    got.square().sum().backward()
+    for parameter, grad in zip(conv.parameters(), grads, strict=True):
+        torch.testing.assert_close(parameter.grad, grad)
+
+
+@needs_fused
+def test_compile_with_dropout_and_changing_sizes():
+    torch._dynamo.reset()
+    conv = GATv2Conv(6, 4, heads=2, dropout=0.5)
+    compiled = torch.compile(conv, fullgraph=True, backend="aot_eager", dynamic=True)
+    for count in (90, 70, 50):
+        x, index, _ = layer_problem()
+        out = compiled(x, index[:, :count])
+        out.sum().backward()
+        assert out.shape == (20, 8)
+        with torch.no_grad():
+            torch.testing.assert_close(
+                conv.eval()(x, index[:, :count]), compiled(x, index[:, :count])
+            )
+        conv.train()
+
+
+@needs_fused
+def test_compile_checks_indices_when_it_runs():
+    torch._dynamo.reset()
+    x, index, _ = layer_problem()
+    compiled = torch.compile(GATv2Conv(6, 4), fullgraph=True, backend="aot_eager")
+    compiled(x, index)
+    index[0, 5] = 20
+    with pytest.raises(ValueError, match="edge_index"):
+        compiled(x, index)
+
+
+@needs_fused
+def test_compile_cuts_long_rows():
+    torch._dynamo.reset()
+    x = torch.randn(20, 6)
+    index = torch.randint(20, (2, 3000), generator=torch.Generator().manual_seed(0))
+    index[1, :1500] = 7
+    conv = GATv2Conv(6, 4, heads=2)
+    compiled = torch.compile(conv, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x, index), conv(x, index))
+
+
+@needs_fused
+def test_inductor():
+    torch._dynamo.reset()
+    x, index, _ = layer_problem()
+    conv = GATv2Conv(6, 4, heads=2)
+    compiled = torch.compile(conv, fullgraph=True)
+    torch.testing.assert_close(compiled(x, index), conv(x, index))
+
+
+@needs_fused
+def test_export():
+    x, index, attr = layer_problem(edge_dim=3)
+    conv = GATv2Conv(6, 4, heads=2, edge_dim=3).eval()
+    program = torch.export.export(conv, (x, index, attr))
+    assert "gatv2_pyg.attention" in str(program.graph)
+    torch.testing.assert_close(program.module()(x, index, attr), conv(x, index, attr))
+
+
+@pytest.mark.parametrize("backend", backends())
+@pytest.mark.parametrize("edge_dim", [None, 3])
+def test_autocast(backend, edge_dim):
+    x, index, attr = layer_problem(edge_dim)
+    conv = GATv2Conv(6, 4, heads=2, edge_dim=edge_dim, backend=backend)
+    theirs = PyGGATv2Conv(6, 4, heads=2, edge_dim=edge_dim)
+    theirs.load_state_dict(conv.state_dict())
+    exact = theirs.double()(x.double(), index, None if attr is None else attr.double())
+    theirs.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got, peer = conv(x, index, attr), theirs(x, index, attr)
+    assert got.dtype == peer.dtype
+    error, budget = ((value - exact).abs().max() for value in (got, peer))
+    assert error <= 2 * budget
+    got.sum().backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in conv.parameters())
+
+
+def test_func_transforms_take_a_path_torch_can_follow():
+    x, index, _ = layer_problem(dtype=torch.float64)
+    conv = GATv2Conv(6, 4).double()
+    jacobian = torch.func.jacrev(lambda value: conv(value, index).sum(0))(x)
+    want = torch.autograd.functional.jacobian(lambda value: conv(value, index).sum(0), x)
+    torch.testing.assert_close(jacobian, want)
+
+
+def test_triton_kernels_compile_into_a_full_graph():
+    reason = refusal("triton", torch.device("cpu"), torch.float32)
+    if reason is not None:
+        pytest.skip(reason)
+    torch._dynamo.reset()
+    x, index, _ = layer_problem()
+    conv = GATv2Conv(6, 4, heads=2, backend="triton")
+    compiled = torch.compile(conv, fullgraph=True, backend="aot_eager")
+    out = compiled(x, index)
+    assert torch.equal(out, conv(x, index))
+    out.square().sum().backward()
+    got = conv.att.grad.clone()
+    conv.zero_grad()
+    conv(x, index).square().sum().backward()
+    assert torch.equal(got, conv.att.grad)
