@@ -161,7 +161,7 @@ def _(make):
     return found
 
 
-@ours("inference/EdgeIndex, which PyG's layer does not take there, then train")
+@ours("inference/EdgeIndex, which PyG's layer does not take there, then train", paths=("auto",))
 def _(make):
     for order in (None, "row", "col"):
         for loops in (True, False):

@@ -194,15 +194,6 @@ def _(make):
     return found
 
 
-@ours("edge features/what is computed of integers", fused=False)
-def _(make):
-    attr = (features(EDGES, 3, seed=1) * 3).round().long()
-    for loops, fill in ((True, 2.0), (False, "mean"), (True, "add"), (True, "max")):
-        conv = make(edge_dim=3, add_self_loops=loops, fill_value=fill)
-        found = conv(features(), edges(), attr)
-        assert agree(found, conv(features(), edges(), attr.double())) is True
-
-
 @case("edge features/1-D integers, float32 features of a float32 layer")
 def _(make):
     conv = make(edge_dim=1, dtype=torch.float32, add_self_loops=False)
