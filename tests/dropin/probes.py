@@ -89,7 +89,11 @@ def refused(probes, *arguments):
 
 
 def harmless(probes):
-    """Asserts that each call, with its check of the result if it has one, does no harm."""
+    """Asserts that each call, with its check of the result if it has one, does no harm.
+
+    Returns:
+        What became of each call, by name.
+    """
     torch.set_num_threads(1)
     found = {
         name: outcome(*probe) if isinstance(probe, tuple) else outcome(probe)
@@ -97,3 +101,4 @@ def harmless(probes):
     }
     wrong = [f"{k}: {v[:160]}" for k, v in found.items() if harmful(v)]
     assert not wrong, f"{len(wrong)} of {len(found)} do harm:\n" + "\n".join(wrong)
+    return found

@@ -251,8 +251,8 @@ def _(make):
         for loops in (True, False)
     }
     harmless(calls)
-    refused = {name: call for name, call in calls.items() if name.endswith("False")}
-    refused(refused, "edge_index", "idx", "ptr")
+    without_loops = {name: call for name, call in calls.items() if name.endswith("False")}
+    refused(without_loops, "edge_index", "idx", "ptr")
 
 
 @ours("bad inputs/other invalid sparse tensors", fused=False)
