@@ -139,7 +139,7 @@ def mutations(value):
         yield "None", None
 
 
-@ours("bad inputs/raw operators with inconsistent arguments", fused=False, limit=150)
+@ours("bad inputs/raw operators with inconsistent arguments", fused=False, limit=300)
 def _(make):
     torch.set_num_threads(1)
     with Recorder() as recorder:
