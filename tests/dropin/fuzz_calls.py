@@ -91,7 +91,9 @@ def _layer_call(draw):
             "dropout": draw(_mostly(st.just(0.0), st.sampled_from([1.0, 1.5, -0.1, float("nan")]))),
             "add_self_loops": draw(st.booleans()),
             "edge_dim": edge_dim,
-            "fill_value": draw(st.sampled_from(["mean", "add", "max", "min", "mul", 0.5, "median"])),
+            "fill_value": draw(
+                st.sampled_from(["mean", "add", "max", "min", "mul", 0.5, "median"])
+            ),
             "bias": draw(st.booleans()),
             "share_weights": draw(st.booleans()),
             "residual": draw(st.booleans()),
@@ -130,7 +132,9 @@ def _function_call(draw):
         "x_dst": draw(_tensor(num_dst, heads, channels, dtype=dtype)),
         "att": draw(_tensor(heads, channels, dtype=dtype)),
         "edge_attr": draw(_tensor(ids, features, dtype=dtype)) if with_attr else None,
-        "edge_weight": draw(_tensor(heads * channels, features, dtype=dtype)) if with_attr else None,
+        "edge_weight": draw(_tensor(heads * channels, features, dtype=dtype))
+        if with_attr
+        else None,
         "backend": draw(st.sampled_from(["auto", "reference"])),
     }
 
@@ -332,10 +336,14 @@ def _naive(x_src, x_dst, att, edge_attr, edge_weight, edges, num_ids):
 def _judge(graph, edges, call, given) -> str:
     """Compares attention over the graph with that over its edges, one by one."""
     x_src, x_dst, att, edge_attr, edge_weight = given
-    extra = {} if edge_attr is None and edge_weight is None else {
-        "edge_attr": edge_attr,
-        "edge_weight": edge_weight,
-    }
+    extra = (
+        {}
+        if edge_attr is None and edge_weight is None
+        else {
+            "edge_attr": edge_attr,
+            "edge_weight": edge_weight,
+        }
+    )
     for value in (x_src, x_dst, edge_attr):
         if value is not None and value.dtype.is_floating_point:
             value.requires_grad_()

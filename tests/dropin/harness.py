@@ -75,9 +75,7 @@ def case(
     def register(function):
         if name in CASES:
             raise ValueError(f"Expected a new name for a case, got {name!r} again")
-        CASES[name] = Case(
-            name, function, paths, both, fused, limit, slow, needs, tolerance, quiet
-        )
+        CASES[name] = Case(name, function, paths, both, fused, limit, slow, needs, tolerance, quiet)
         return function
 
     return register

@@ -139,9 +139,7 @@ def _(make):
 @ours("bad inputs/from_csc: num_src", fused=False)
 def _(make):
     probes = {"below 0": -1, "a float": 5.5, "None": None, "a string": "5", "too small": 3}
-    _refused(
-        {k: _csc(make, num_src=v) for k, v in probes.items()}, "num_src", "idx", "edge_index"
-    )
+    _refused({k: _csc(make, num_src=v) for k, v in probes.items()}, "num_src", "idx", "edge_index")
 
 
 @ours("bad inputs/from_csc: odd but right", fused=False)
@@ -246,9 +244,7 @@ def _(make):
     }
     _refused(probes, "num_dst", "num_src")
     flows = {"unknown": "up", "None": None, "a number": 1}
-    _refused(
-        {k: lambda v=v: Graph.from_edge_index(e, 3, flow=v) for k, v in flows.items()}, "flow"
-    )
+    _refused({k: lambda v=v: Graph.from_edge_index(e, 3, flow=v) for k, v in flows.items()}, "flow")
     _harmless(
         {
             "more nodes than memory": lambda: Graph.from_edge_index(empty, 3, 10**14),
@@ -315,7 +311,10 @@ def _(make):
         "dense floats": lambda: torch.eye(5),
     }
     _refused(
-        {name: lambda build=build: conv(features(5), build()) for name, build in adjacencies.items()},
+        {
+            name: lambda build=build: conv(features(5), build())
+            for name, build in adjacencies.items()
+        },
         "edge_index",
         "idx",
         "ptr",
@@ -355,7 +354,9 @@ def _(make):
                 f"{name} empty": {"by_dst": field(name, lambda v: v[:0])},
                 f"{name} floats": {"by_dst": field(name, lambda v: v.double())},
                 f"{name} on meta": {"by_dst": field(name, lambda v: v.to("meta"))},
-                f"{name} strided": {"by_dst": field(name, lambda v: v.repeat(2, *v.shape[1:])[::2])},
+                f"{name} strided": {
+                    "by_dst": field(name, lambda v: v.repeat(2, *v.shape[1:])[::2])
+                },
             }
     _harmless({name: altered(**change) for name, change in changes.items()})
 

@@ -84,9 +84,7 @@ def _(make):
     conv = make((SIZE, 5), 4, heads=2, add_self_loops=False).eval()
     auto = Dim.AUTO
     args = ((features(), features(7, 5)), edges(NODES, 7))
-    program = export(
-        conv, args, dynamic_shapes=(({0: auto}, {0: auto}), {1: auto}), strict=False
-    )
+    program = export(conv, args, dynamic_shapes=(({0: auto}, {0: auto}), {1: auto}), strict=False)
     return program.module()((features(20), features(11, 5)), edges(20, 11, count=60))
 
 
@@ -103,9 +101,7 @@ def _(make):
 def _(make):
     program = _exported(make(add_self_loops=False, dtype=torch.float64).eval())
     with tempfile.TemporaryDirectory() as folder:
-        path = torch._inductor.aoti_compile_and_package(
-            program, package_path=f"{folder}/layer.pt2"
-        )
+        path = torch._inductor.aoti_compile_and_package(program, package_path=f"{folder}/layer.pt2")
         run = torch._inductor.aoti_load_package(path)
         with torch.no_grad():
             return _tried(run)

@@ -243,9 +243,7 @@ def _(make):
         index.copy_(edges())
         conv = make()
         first = conv(features(), index)
-        torch.from_file(file.name, shared=True, size=size, dtype=torch.long).copy_(
-            _new().view(-1)
-        )
+        torch.from_file(file.name, shared=True, size=size, dtype=torch.long).copy_(_new().view(-1))
         return [first, conv(features(), index)]
 
 

@@ -209,13 +209,9 @@ def _(make):
     found = []
     for loops in (True, False):
         conv = make(add_self_loops=loops, edge_dim=3)
-        found.append(
-            conv(features(), edges(), features(EDGES, 3), return_attention_weights=True)
-        )
+        found.append(conv(features(), edges(), features(EDGES, 3), return_attention_weights=True))
         found.append(conv(features(), edges(), features(EDGES, 3), True))
-        found.append(
-            conv(features(), edges(), features(EDGES, 3), return_attention_weights=False)
-        )
+        found.append(conv(features(), edges(), features(EDGES, 3), return_attention_weights=False))
     return found
 
 

@@ -144,7 +144,9 @@ def _(make):
         exact = copy.deepcopy(conv).double()(
             x.detach().double(), edges(), features(40, 3, dtype=dtype).double()
         )
-        found.append([_dtypes(out, x.grad, conv.att.grad), agree(out.double(), exact, (5e-2, 3e-2))])
+        found.append(
+            [_dtypes(out, x.grad, conv.att.grad), agree(out.double(), exact, (5e-2, 3e-2))]
+        )
     return found
 
 
