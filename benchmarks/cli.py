@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
-from .errors import UsageError
+from benchmarks.harness.errors import UsageError
 
 PROGRAM = "python -m benchmarks"
 
@@ -26,18 +26,29 @@ class Entry:
 COMMANDS: dict[str, Entry] = {
     "cora": Entry("cora", "accuracy, time and memory on Cora: GATv2 (ours, PyG's, dense) and GAT"),
     "dictionary-lookup": Entry(
-        "dictionary_lookup", "the task only dynamic attention can solve, for k = 4 ... 20"
+        "studies.dictionary_lookup", "the task only dynamic attention can solve, for k = 4 ... 20"
     ),
-    "citation": Entry("citation", "test accuracy on Cora, CiteSeer and PubMed over many seeds"),
-    "heterophily": Entry("heterophily", "ROC AUC on Tolokers and Minesweeper, ten given splits"),
-    "noise": Entry("noise", "accuracy as random edges are added to the graph"),
-    "attention": Entry("attention", "what attention does: rank agreement, entropy, heat maps"),
-    "speed": Entry("speed", "time against PyG's layers and against the floor, CPU or CUDA"),
-    "memory": Entry("memory", "peak memory of a training step, each layer in a fresh process"),
-    "scaling": Entry("scaling", "time and memory against edges, channels, heads and hubs"),
-    "gpu": Entry("gpu", "one visit to a GPU: kernel tests, speed and memory in a few minutes"),
-    "report": Entry("report", "one self-contained HTML page (and Markdown) of all results found"),
-    "readme": Entry("readme", "fill the marked sections of README.md from the result files"),
+    "citation": Entry(
+        "studies.citation", "test accuracy on Cora, CiteSeer and PubMed over many seeds"
+    ),
+    "heterophily": Entry(
+        "studies.heterophily", "ROC AUC on Tolokers and Minesweeper, ten given splits"
+    ),
+    "noise": Entry("studies.noise", "accuracy as random edges are added to the graph"),
+    "attention": Entry(
+        "studies.attention", "what attention does: rank agreement, entropy, heat maps"
+    ),
+    "speed": Entry("cost.speed", "time against PyG's layers and against the floor, CPU or CUDA"),
+    "memory": Entry("cost.memory", "peak memory of a training step, each layer in a fresh process"),
+    "scaling": Entry("cost.scaling", "time and memory against edges, channels, heads and hubs"),
+    "gpu": Entry("cost.gpu", "one visit to a GPU: kernel tests, speed and memory in a few minutes"),
+    "report": Entry(
+        "harness.reporting.report",
+        "one self-contained HTML page (and Markdown) of all results found",
+    ),
+    "readme": Entry(
+        "harness.reporting.readme", "fill the marked sections of README.md from the result files"
+    ),
 }
 
 # What `python -m benchmarks` alone runs, in order, before the report. Speed comes first: memory the
@@ -62,7 +73,7 @@ def _listing() -> str:
 
 
 def _main_parser() -> argparse.ArgumentParser:
-    from . import options
+    from benchmarks.harness import options
 
     parser = _Parser(
         prog=PROGRAM,
@@ -100,7 +111,7 @@ def run_command(name: str, argv: Sequence[str]) -> None:
     module.add_arguments(parser)
     args = parser.parse_args(list(argv))
 
-    from .session import Session
+    from benchmarks.harness.session import Session
 
     with Session(name, args, argv) as session:
         result = module.run(session, args)

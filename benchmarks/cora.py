@@ -21,15 +21,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import fresh, options, plots, results, statistics, timing
-from .contestants import DENSE, GAT, NO_ATTENTION, OURS, PYG_GATV2, Contestant, resolve_backend
-from .data import Dataset, load_or_stand_in
-from .dense import dense_bias
-from .environment import memory_available
-from .models import TwoLayerGAT
-from .session import Bar, Session
-from .store import Store
-from .training import NodeTask, adam, fit, train_step
+from benchmarks.datasets.data import Dataset, load_or_stand_in
+from benchmarks.harness import options, quantities
+from benchmarks.harness.environment import memory_available
+from benchmarks.harness.measuring import fresh, timing
+from benchmarks.harness.reporting import plots, result_files
+from benchmarks.harness.session import Bar, Session
+from benchmarks.harness.store import Store
+from benchmarks.layers.contestants import (
+    DENSE,
+    GAT,
+    NO_ATTENTION,
+    OURS,
+    PYG_GATV2,
+    Contestant,
+    resolve_backend,
+)
+from benchmarks.layers.dense import dense_bias
+from benchmarks.layers.networks import TwoLayerGAT
+from benchmarks.studies.training import NodeTask, adam, fit, train_step
 
 SPARSE = (OURS, PYG_GATV2, GAT)
 ALL = (*SPARSE, DENSE)
@@ -93,7 +103,7 @@ def _train(
         "val": found.best["val"],
         "test": found.best["test"],
         "epoch": found.best_epoch,
-        "epoch_seconds": statistics.median(found.epoch_seconds),
+        "epoch_seconds": quantities.median(found.epoch_seconds),
     }
 
 
@@ -121,7 +131,7 @@ def _stepper(contestant: Contestant, dataset: Dataset, device: str, backend: str
 
 
 def memory_step(contestant: str, data: str | None, device: str, backend: str) -> fresh.Step:
-    """A training step for :func:`benchmarks.fresh.measure`, with Cora loaded."""
+    """A training step for :func:`benchmarks.harness.measuring.fresh.measure`, with Cora loaded."""
     chosen = next(c for c in ALL if c.key == contestant)
     dataset = load_or_stand_in("Cora", data, lambda line: None)
     step = _stepper(chosen, dataset, device, backend)
@@ -165,8 +175,8 @@ class _Run:
         if self.session.device != "cpu" or available is None or available > DENSE_BYTES:
             return True
         self.notes.append(
-            f"Dense attention is left out: it needs {statistics.size(DENSE_BYTES)}, "
-            f"{statistics.size(available)} are free."
+            f"Dense attention is left out: it needs {quantities.size(DENSE_BYTES)}, "
+            f"{quantities.size(available)} are free."
         )
         return False
 
@@ -267,7 +277,7 @@ class _Run:
         return 2 + self.seeds * trained + 1 + len(self.contestants) + self.dense - (not self.dense)
 
 
-def run(session: Session, args: argparse.Namespace) -> results.Result:
+def run(session: Session, args: argparse.Namespace) -> result_files.Result:
     job = _Run(session, args)
     with session.progress("cora", job.total()) as bar:
         agreement = job.agreement(bar)
@@ -278,7 +288,7 @@ def run(session: Session, args: argparse.Namespace) -> results.Result:
 
 
 def _relative(value: float | None, ours: float | None) -> str:
-    return statistics.ratio(value / ours) if value and ours else "–"
+    return quantities.ratio(value / ours) if value and ours else "–"
 
 
 def _result(
@@ -287,8 +297,8 @@ def _result(
     trained: dict[str, list[dict[str, Any]]],
     times: dict[str, list[float]],
     memory: dict[str, int | None],
-) -> results.Result:
-    epoch = {key: statistics.median(seconds) for key, seconds in times.items()}
+) -> result_files.Result:
+    epoch = {key: quantities.median(seconds) for key, seconds in times.items()}
     test = {key: [unit["test"] for unit in units] for key, units in trained.items()}
     rows = []
     for contestant in job.contestants:
@@ -297,23 +307,23 @@ def _result(
         rows.append(
             [
                 contestant.label,
-                statistics.percent(test[key]) if test[key] else "not trained",
-                statistics.duration(seconds) if seconds else "disagrees, not timed",
+                quantities.percent(test[key]) if test[key] else "not trained",
+                quantities.duration(seconds) if seconds else "disagrees, not timed",
                 _relative(seconds, epoch.get(OURS.key)),
-                statistics.size(peak) if peak is not None else "–",
+                quantities.size(peak) if peak is not None else "–",
                 _relative(peak, memory.get(OURS.key)),
             ]
         )
     data = job.dataset.data
     name = job.dataset.label
-    table = results.Table(
+    table = result_files.Table(
         f"{name}: {data.num_nodes:,} nodes, {data.num_edges:,} edges",
         ["layer", "test accuracy (%)", "epoch", "to ours", "peak memory of a step", "to ours"],
         rows,
         note=_note(job, agreement),
         highlight=OURS.label,
     )
-    return results.Result(
+    return result_files.Result(
         title=f"{name} in the set-up of the GAT paper",
         headline=_headline(job, test, epoch, memory),
         settings={
@@ -335,7 +345,7 @@ def _result(
         },
         notes=[
             "Cora is small and its 1,433 features wide: with the attention left out, the same "
-            f"network takes {statistics.duration(epoch[NO_ATTENTION.key])} an epoch for its "
+            f"network takes {quantities.duration(epoch[NO_ATTENTION.key])} an epoch for its "
             "dropout and linear maps alone. `speed` measures the attention itself.",
             *job.notes,
         ],
@@ -346,7 +356,7 @@ def _result(
 def _note(job: _Run, agreement: dict[str, float]) -> str:
     worst = max(agreement.values())
     text = (
-        f"Accuracy: mean ± standard deviation over {statistics.count(job.seeds, 'seed')}. "
+        f"Accuracy: mean ± standard deviation over {quantities.count(job.seeds, 'seed')}. "
         f"Epoch: median of {job.rounds} training steps, the sparse layers in turn"
     )
     text += f" ({DENSE_STEPS} steps of dense attention)" if job.dense else ""
@@ -365,18 +375,18 @@ def _headline(
     memory: dict[str, int | None],
 ) -> str:
     parts = [
-        f"{job.dataset.label}, {statistics.count(job.seeds, 'seed')}: test accuracy "
-        f"{statistics.percent(test[OURS.key])} % with gatv2_pyg, "
-        f"{statistics.percent(test[PYG_GATV2.key])} % with PyG's GATv2Conv, "
-        f"{statistics.percent(test[GAT.key])} % with GAT."
+        f"{job.dataset.label}, {quantities.count(job.seeds, 'seed')}: test accuracy "
+        f"{quantities.percent(test[OURS.key])} % with gatv2_pyg, "
+        f"{quantities.percent(test[PYG_GATV2.key])} % with PyG's GATv2Conv, "
+        f"{quantities.percent(test[GAT.key])} % with GAT."
     ]
     if OURS.key in epoch:
         against = epoch[PYG_GATV2.key] / epoch[OURS.key]
         parts.append(
-            f"An epoch takes {statistics.duration(epoch[OURS.key])}; PyG's GATv2Conv takes "
-            f"{statistics.ratio(against)} as long"
+            f"An epoch takes {quantities.duration(epoch[OURS.key])}; PyG's GATv2Conv takes "
+            f"{quantities.ratio(against)} as long"
             + (
-                f", dense attention {statistics.ratio(epoch[DENSE.key] / epoch[OURS.key])}."
+                f", dense attention {quantities.ratio(epoch[DENSE.key] / epoch[OURS.key])}."
                 if DENSE.key in epoch
                 else "."
             )
@@ -389,7 +399,7 @@ def _picture(
     test: dict[str, list[float]],
     epoch: dict[str, float],
     memory: dict[str, int | None],
-) -> results.Picture:
+) -> result_files.Picture:
     with plots.style():
         figure, (left, middle, right) = plots.panels(3, size=(4.6, 2.9))
         trained = [c for c in job.contestants if test[c.key]]
@@ -401,7 +411,7 @@ def _picture(
             [c.label for c in timed],
             [1e3 * epoch[c.key] for c in timed],
             colors=[c.color for c in timed],
-            texts=[statistics.duration(epoch[c.key]) for c in timed],
+            texts=[quantities.duration(epoch[c.key]) for c in timed],
             unit="time (ms)",
         )
         middle.set_title("Training epoch")
@@ -411,15 +421,15 @@ def _picture(
             [c.label for c in peaks],
             [(memory[c.key] or 0) / 2**20 for c in peaks],
             colors=[c.color for c in peaks],
-            texts=[statistics.size(memory[c.key] or 0) for c in peaks],
+            texts=[quantities.size(memory[c.key] or 0) for c in peaks],
             unit="memory (MiB)",
         )
         right.set_title("Peak memory of a step")
         for axes in (middle, right):
             axes.tick_params(labelleft=len(timed) != len(trained) or len(peaks) != len(timed))
-    return results.Picture(
+    return result_files.Picture(
         figure,
-        f"{job.dataset.label}: test accuracy (mean over {statistics.count(job.seeds, 'seed')}; "
+        f"{job.dataset.label}: test accuracy (mean over {quantities.count(job.seeds, 'seed')}; "
         "error bars: standard deviation; the axis is cut), median time of a training "
         "epoch, and peak memory of a training step.",
         f"Accuracy, epoch time and memory of {len(job.contestants)} attention layers on "
@@ -431,10 +441,10 @@ def _draw_accuracy(axes: Any, contestants: list[Contestant], test: dict[str, lis
     """Means with their standard deviations, on an axis that does not start at zero."""
     places = range(len(contestants))[::-1]
     for place, contestant in zip(places, contestants, strict=True):
-        mean, spread = (100 * of(test[contestant.key]) for of in (statistics.mean, statistics.std))
+        mean, spread = (100 * of(test[contestant.key]) for of in (quantities.mean, quantities.std))
         axes.errorbar(mean, place, xerr=spread, fmt="o", color=contestant.color, ms=9, capsize=4)
         axes.annotate(
-            statistics.percent(test[contestant.key]),
+            quantities.percent(test[contestant.key]),
             (mean, place),
             xytext=(0, 9),
             textcoords="offset points",
