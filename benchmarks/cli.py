@@ -113,7 +113,7 @@ def run_command(name: str, argv: Sequence[str]) -> None:
 
     from benchmarks.harness.session import Session
 
-    with Session(name, args, argv) as session:
+    with Session(name, args, argv, tuple(COMMANDS)) as session:
         result = module.run(session, args)
         if result is not None:
             session.finish(result)

@@ -25,18 +25,12 @@ from benchmarks.datasets.data import Dataset, load_or_stand_in
 from benchmarks.harness import options, quantities
 from benchmarks.harness.environment import memory_available
 from benchmarks.harness.measuring import fresh, timing
-from benchmarks.harness.reporting import plots, result_files
+from benchmarks.harness.reporting import plots
+from benchmarks.harness.reporting.result import Picture, Result, Table
 from benchmarks.harness.session import Bar, Session
 from benchmarks.harness.store import Store
-from benchmarks.layers.contestants import (
-    DENSE,
-    GAT,
-    NO_ATTENTION,
-    OURS,
-    PYG_GATV2,
-    Contestant,
-    resolve_backend,
-)
+from benchmarks.layers.build import resolve_backend
+from benchmarks.layers.contestants import DENSE, GAT, NO_ATTENTION, OURS, PYG_GATV2, Contestant
 from benchmarks.layers.dense import dense_bias
 from benchmarks.layers.networks import TwoLayerGAT
 from benchmarks.studies.training import NodeTask, adam, fit, train_step
@@ -277,7 +271,7 @@ class _Run:
         return 2 + self.seeds * trained + 1 + len(self.contestants) + self.dense - (not self.dense)
 
 
-def run(session: Session, args: argparse.Namespace) -> result_files.Result:
+def run(session: Session, args: argparse.Namespace) -> Result:
     job = _Run(session, args)
     with session.progress("cora", job.total()) as bar:
         agreement = job.agreement(bar)
@@ -297,7 +291,7 @@ def _result(
     trained: dict[str, list[dict[str, Any]]],
     times: dict[str, list[float]],
     memory: dict[str, int | None],
-) -> result_files.Result:
+) -> Result:
     epoch = {key: quantities.median(seconds) for key, seconds in times.items()}
     test = {key: [unit["test"] for unit in units] for key, units in trained.items()}
     rows = []
@@ -316,14 +310,14 @@ def _result(
         )
     data = job.dataset.data
     name = job.dataset.label
-    table = result_files.Table(
+    table = Table(
         f"{name}: {data.num_nodes:,} nodes, {data.num_edges:,} edges",
         ["layer", "test accuracy (%)", "epoch", "to ours", "peak memory of a step", "to ours"],
         rows,
         note=_note(job, agreement),
         highlight=OURS.label,
     )
-    return result_files.Result(
+    return Result(
         title=f"{name} in the set-up of the GAT paper",
         headline=_headline(job, test, epoch, memory),
         settings={
@@ -399,7 +393,7 @@ def _picture(
     test: dict[str, list[float]],
     epoch: dict[str, float],
     memory: dict[str, int | None],
-) -> result_files.Picture:
+) -> Picture:
     with plots.style():
         figure, (left, middle, right) = plots.panels(3, size=(4.6, 2.9))
         trained = [c for c in job.contestants if test[c.key]]
@@ -427,7 +421,7 @@ def _picture(
         right.set_title("Peak memory of a step")
         for axes in (middle, right):
             axes.tick_params(labelleft=len(timed) != len(trained) or len(peaks) != len(timed))
-    return result_files.Picture(
+    return Picture(
         figure,
         f"{job.dataset.label}: test accuracy (mean over {quantities.count(job.seeds, 'seed')}; "
         "error bars: standard deviation; the axis is cut), median time of a training "

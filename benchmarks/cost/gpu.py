@@ -23,7 +23,7 @@ from benchmarks.cost.problems.cases import SEED
 from benchmarks.harness import options, quantities
 from benchmarks.harness.environment import PROJECT
 from benchmarks.harness.errors import UsageError
-from benchmarks.harness.reporting import result_files
+from benchmarks.harness.reporting.result import Result, Table
 from benchmarks.harness.session import Session
 
 _TAIL = 4_000
@@ -131,7 +131,7 @@ def run_stage(stage: Stage, seconds: float, out: Path) -> dict[str, Any]:
     return report
 
 
-def run(session: Session, args: argparse.Namespace) -> result_files.Result:
+def run(session: Session, args: argparse.Namespace) -> Result:
     chosen = stages(session, args)
     if not session.device.startswith("cuda") and args.device != "cpu":
         raise UsageError("gpu: torch finds no CUDA device (--device cpu tries the stages out)")
@@ -155,12 +155,12 @@ def run(session: Session, args: argparse.Namespace) -> result_files.Result:
             [name, report["status"], quantities.duration(report["seconds"]), summary or last[0]]
         )
         for table in report.get("result", {}).get("tables", []):
-            tables.append(result_files.Table(**table | {"title": f"{name}: {table['title']}"}))
+            tables.append(Table(**table | {"title": f"{name}: {table['title']}"}))
     passed = sum(report["status"] == "passed" for report in reports.values())
-    return result_files.Result(
+    return Result(
         "One visit to a GPU",
         f"{passed} of {len(reports)} stages passed.",
         {"minutes": args.minutes, "stages": args.stages, "scale": args.scale, "seed": SEED},
-        [result_files.Table("Stages", ["stage", "outcome", "time", "result"], rows), *tables],
+        [Table("Stages", ["stage", "outcome", "time", "result"], rows), *tables],
         data=reports,
     )

@@ -14,14 +14,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.cost.problems.cases import CASES, GRAPHS, SEED, Case, Runner, build
+from benchmarks.cost.problems.cases import CASES, GRAPHS, SEED, Case, build
+from benchmarks.cost.problems.runners import Runner, module_of
 from benchmarks.cost.targets import Target, summary, table
 from benchmarks.harness import options, quantities
 from benchmarks.harness.measuring import fresh
-from benchmarks.harness.reporting import plots, result_files
+from benchmarks.harness.reporting import plots
+from benchmarks.harness.reporting.result import Picture, Result, Table
 from benchmarks.harness.session import Session
-from benchmarks.layers.contestants import GAT, OURS, PYG_GATV2, resolve_backend
-from benchmarks.layers.peers import PEERS, SCATTER, module_of
+from benchmarks.layers.build import resolve_backend
+from benchmarks.layers.contestants import COMPARED, GAT, OURS, PYG_GATV2, SCATTER
 
 CONTESTANTS = (OURS, PYG_GATV2, GAT, SCATTER)
 DEFAULT_CASES = {
@@ -56,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def step(
     case: dict[str, Any], contestant: str, device: str, backend: str, data: str | None
 ) -> fresh.Step:
-    """A training step of a contestant (a key of :data:`benchmarks.layers.peers.PEERS`) on a case.
+    """A training step of a contestant (a key of ``COMPARED``) on a case.
 
     Its value is ``{"edges": count}``. A step on a tiny graph goes before it.
     """
@@ -70,7 +72,7 @@ def step(
     runners = []
     for one in (tiny, whole):
         problem = build(one, device, data)
-        runners.append(Runner(module_of(PEERS[contestant], problem, backend), problem))
+        runners.append(Runner(module_of(COMPARED[contestant], problem, backend), problem))
 
     def run() -> dict[str, int]:
         runners[1].step()
@@ -142,7 +144,7 @@ def _cell(value: dict[str, Any], key: str) -> str:
     return quantities.size(peak) + (f", {quantities.ratio(times)}" if times else "")
 
 
-def _picture(data: dict[str, Any]) -> result_files.Picture:
+def _picture(data: dict[str, Any]) -> Picture:
     log = any(
         plots.wide([peak for c in CONTESTANTS if (peak := _peak(value, c.key))])
         for value in data.values()
@@ -162,7 +164,7 @@ def _picture(data: dict[str, Any]) -> result_files.Picture:
                 log=log,
             )
             axis.set_title(value["label"])
-    return result_files.Picture(
+    return Picture(
         figure,
         "Peak memory of one training step over the loaded inputs, each in a fresh process "
         "(nodes/edges, H×C).",
@@ -170,7 +172,7 @@ def _picture(data: dict[str, Any]) -> result_files.Picture:
     )
 
 
-def run(session: Session, args: argparse.Namespace) -> result_files.Result:
+def run(session: Session, args: argparse.Namespace) -> Result:
     session.separate_devices()
     kind = session.device.split(":")[0]
     names = session.choose(args.cases, full=list(DEFAULT_CASES[kind]), quick=["random-8x16"])
@@ -178,7 +180,7 @@ def run(session: Session, args: argparse.Namespace) -> result_files.Result:
     data = _measure(session, args, cases)
     found = _targets(data, session.device)
     notes = [
-        f"{PEERS[key].label} has no figure on {value['label']}: {layer['failure']}."
+        f"{COMPARED[key].label} has no figure on {value['label']}: {layer['failure']}."
         for value in data.values()
         for key, layer in value["layers"].items()
         if layer["failure"]
@@ -192,7 +194,7 @@ def run(session: Session, args: argparse.Namespace) -> result_files.Result:
         [value["label"], *[_cell(value, c.key) for c in CONTESTANTS]] for value in data.values()
     ]
     tables = [
-        result_files.Table(
+        Table(
             "Peak memory of a training step",
             ["nodes/edges, H×C", *[c.short for c in CONTESTANTS]],
             rows,
@@ -211,7 +213,7 @@ def run(session: Session, args: argparse.Namespace) -> result_files.Result:
         "threads": torch.get_num_threads(),
     }
     device = "CUDA" if kind == "cuda" else "CPU"
-    return result_files.Result(
+    return Result(
         f"Memory of a training step on {device}",
         headline,
         settings,

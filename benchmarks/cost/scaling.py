@@ -18,23 +18,17 @@ from typing import Any
 import torch
 
 from benchmarks.cost import scaling_report
-from benchmarks.cost.problems.cases import (
-    IN_CHANNELS,
-    SEED,
-    Case,
-    Problem,
-    Runner,
-    build,
-    make_layer,
-)
+from benchmarks.cost.problems.cases import IN_CHANNELS, SEED, Case, Problem, build
+from benchmarks.cost.problems.runners import Runner, make_layer
 from benchmarks.cost.scaling_report import LEAST_STEPS, TOO_LONG
 from benchmarks.harness import options, quantities
 from benchmarks.harness.environment import memory_available
 from benchmarks.harness.measuring import fresh
-from benchmarks.harness.reporting import result_files
+from benchmarks.harness.reporting.result import Result
 from benchmarks.harness.session import Bar, Session
 from benchmarks.harness.store import Store
-from benchmarks.layers.contestants import DENSE, OURS, PYG_GATV2, Contestant, resolve_backend
+from benchmarks.layers.build import resolve_backend
+from benchmarks.layers.contestants import DENSE, OURS, PYG_GATV2, Contestant
 from benchmarks.layers.dense import DenseGATv2Conv, dense_bias
 
 CONTESTANTS = (OURS, PYG_GATV2, DENSE)
@@ -214,7 +208,7 @@ class Points:
         }
 
 
-def run(session: Session, args: argparse.Namespace) -> result_files.Result:
+def run(session: Session, args: argparse.Namespace) -> Result:
     session.separate_devices()
     grid = session.choose(None, full=FULL, quick=QUICK)
     most = session.choose(args.max_edges, full=10**7, quick=10**6)

@@ -8,11 +8,12 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from scipy import stats
 
 from benchmarks.cost.problems.cases import count
 from benchmarks.harness import quantities
 from benchmarks.harness.reporting import plots
-from benchmarks.harness.reporting.result_files import Picture, Result, Table
+from benchmarks.harness.reporting.result import Picture, Result, Table
 from benchmarks.layers.contestants import OURS, PYG_GATV2, Contestant
 
 Data = Mapping[str, Any]
@@ -53,11 +54,7 @@ def slope(axis: str, points: Points, what: str) -> float | None:
         return None
     xs = [math.log(x_of(axis, point) or 1) for point in kept]
     ys = [math.log(point[what]) for point in kept]
-    centre, middle = quantities.mean(xs), quantities.mean(ys)
-    spread = sum((x - centre) ** 2 for x in xs)
-    if spread == 0:
-        return None
-    return sum((x - centre) * (y - middle) for x, y in zip(xs, ys, strict=True)) / spread
+    return float(stats.linregress(xs, ys).slope) if len(set(xs)) > 1 else None
 
 
 def _text(value: float | None, digits: int = 2) -> str:

@@ -22,31 +22,30 @@ import torch
 
 from benchmarks.cost import speed_report
 from benchmarks.cost.problems import correctness, floor
-from benchmarks.cost.problems.cases import (
-    CASES,
-    CUDA_ONLY,
-    SEED,
-    Case,
-    Problem,
+from benchmarks.cost.problems.cases import CASES, CUDA_ONLY, SEED, Case, Problem, build
+from benchmarks.cost.problems.runners import (
     Runner,
-    build,
     make_layer,
+    module_of,
+    quiet_compiler,
+    runner_of,
 )
 from benchmarks.cost.targets import RUNS
 from benchmarks.harness import options
 from benchmarks.harness.errors import UsageError
 from benchmarks.harness.measuring.race import race
-from benchmarks.harness.reporting import result_files
+from benchmarks.harness.reporting.result import Result
 from benchmarks.harness.session import Session
-from benchmarks.layers.contestants import GAT, OURS, PYG_GATV2, Contestant, resolve_backend
-from benchmarks.layers.peers import (
+from benchmarks.layers.build import resolve_backend
+from benchmarks.layers.contestants import (
     COLD,
     COMPILED,
     DETERMINISTIC,
+    GAT,
+    OURS,
+    PYG_GATV2,
     SCATTER,
-    module_of,
-    quiet_compiler,
-    runner_of,
+    Contestant,
 )
 
 QUICK_CASES = ("random-8x16", "cora", "molecules")
@@ -282,7 +281,7 @@ def default_cases(device: str) -> list[str]:
     return list(dict.fromkeys((*COMPILED_CASES["cuda"], *HUBS, *CASES)))
 
 
-def run(session: Session, args: argparse.Namespace) -> result_files.Result:
+def run(session: Session, args: argparse.Namespace) -> Result:
     session.separate_devices()
     cuda = session.device.startswith("cuda")
     if cuda:

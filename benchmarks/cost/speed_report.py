@@ -11,9 +11,17 @@ from benchmarks.harness import quantities
 from benchmarks.harness.measuring.race import ratio, ratios
 from benchmarks.harness.reporting import plots
 from benchmarks.harness.reporting.palette import BLUE, SKY
-from benchmarks.harness.reporting.result_files import Picture, Result, Table
-from benchmarks.layers.contestants import GAT, OURS, PYG_GATV2
-from benchmarks.layers.peers import COLD, COMPILED, DETERMINISTIC, PEERS, SCATTER
+from benchmarks.harness.reporting.result import Picture, Result, Table
+from benchmarks.layers.contestants import (
+    COLD,
+    COMPARED,
+    COMPILED,
+    DETERMINISTIC,
+    GAT,
+    OURS,
+    PYG_GATV2,
+    SCATTER,
+)
 
 Data = Mapping[str, Any]
 _STEP = {"forward": "forward", "step": "training step"}
@@ -42,12 +50,12 @@ def _cell(value: Data, what: str, key: str) -> str:
 
 
 def _layers(data: Data, what: str) -> Table:
-    keys = [key for key in PEERS if _appears(data, what, key)]
+    keys = [key for key in COMPARED if _appears(data, what, key)]
     rows = [
         [value["label"], *[_cell(value, what, key) for key in keys]]
         for value in data["cases"].values()
     ]
-    columns = ["nodes/edges, H×C", *[PEERS[key].short for key in keys]]
+    columns = ["nodes/edges, H×C", *[COMPARED[key].short for key in keys]]
     note = (
         "Median time of a call; then how many times as long as this layer (10 % to 90 % quantile)."
     )
@@ -185,7 +193,7 @@ def _times_picture(data: Data) -> Picture:
         height = 1.4 + 0.42 * len(names)
         figure, axes = plots.panels(2, size=(5.6, height), sharey=True)
         for axis, what in zip(axes, _STEP, strict=True):
-            for key, contestant in PEERS.items():
+            for key, contestant in COMPARED.items():
                 points = [
                     (quantities.median(value[what]["seconds"][key]) * 1e3, len(names) - place)
                     for place, value in enumerate(data["cases"].values())
@@ -287,7 +295,7 @@ def _notes(data: Data) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for value in data["cases"].values():
         for key, why in value["failures"].items():
-            reasons.setdefault(f"{PEERS[key].label}: {why}", []).append(value["label"])
+            reasons.setdefault(f"{COMPARED[key].label}: {why}", []).append(value["label"])
     notes += [f"{why} ({'; '.join(where)})." for why, where in reasons.items()]
     if any(SCATTER.key in value["step"]["seconds"] for value in data["cases"].values()):
         notes.append(f"{SCATTER.label} runs the CSR segment operations of torch_scatter.")

@@ -9,9 +9,8 @@ from typing import Any
 from benchmarks.cost.problems.floor import STEP_GATHERS
 from benchmarks.harness import quantities
 from benchmarks.harness.measuring.race import per_round, ratio
-from benchmarks.harness.reporting.result_files import Table
-from benchmarks.layers.contestants import GAT, OURS, PYG_GATV2
-from benchmarks.layers.peers import COMPILED
+from benchmarks.harness.reporting.result import Table
+from benchmarks.layers.contestants import COMPILED, GAT, OURS, PYG_GATV2
 
 Data = Mapping[str, Any]
 

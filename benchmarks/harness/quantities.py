@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
 
 
 def mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+    return float(np.mean(values))
 
 
 def std(values: Sequence[float]) -> float:
     """Sample standard deviation (divides by n - 1); 0 for a single value."""
-    if len(values) < 2:
-        return 0.0
-    centre = mean(values)
-    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The q-quantile (0 <= q <= 1), linear between the neighbouring values."""
+    return float(np.quantile(values, q))
+
+
+def median(values: Sequence[float]) -> float:
+    return float(np.median(values))
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
     """95 % interval of mean(second) - mean(first), by Welch; None without a spread to judge by."""
     if min(len(first), len(second)) < 2 or std(first) == std(second) == 0:
         return None
-    from scipy.stats import ttest_ind
-
-    interval = ttest_ind(second, first, equal_var=False).confidence_interval(0.95)
+    interval = stats.ttest_ind(second, first, equal_var=False).confidence_interval(0.95)
     return float(interval.low), float(interval.high)
-
-
-def quantile(values: Sequence[float], q: float) -> float:
-    """The q-quantile (0 <= q <= 1), linear between the neighbouring values."""
-    ordered = sorted(values)
-    place = q * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
-
-
-def median(values: Sequence[float]) -> float:
-    return quantile(values, 0.5)
 
 
 def percent(values: Sequence[float], digits: int = 1) -> str:

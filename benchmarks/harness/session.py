@@ -27,6 +27,7 @@ from benchmarks.harness import options
 from benchmarks.harness.environment import environment
 from benchmarks.harness.errors import UsageError
 from benchmarks.harness.reporting import result_files
+from benchmarks.harness.reporting.result import Result
 from benchmarks.harness.store import Store
 
 T = TypeVar("T")
@@ -88,6 +89,7 @@ class Session:
     """What a benchmark's ``run(session, args)`` works with.
 
     Attributes:
+        commands: all subcommands, in the order of the report.
         name, stem: the subcommand; the name of its files (``-quick`` added in the quick form).
         out: results folder, there and writable.
         device: ``"cpu"`` or ``"cuda[:N]"``, there.
@@ -95,10 +97,17 @@ class Session:
         console: rich terminal.
     """
 
-    def __init__(self, name: str, args: argparse.Namespace, argv: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        args: argparse.Namespace,
+        argv: Sequence[str] = (),
+        commands: Sequence[str] = (),
+    ) -> None:
         self.name = name
         self.args = args
         self.argv = list(argv)
+        self.commands = tuple(commands)
         self.quick = bool(getattr(args, "quick", False))
         self.stem = name + (result_files.QUICK if self.quick else "")
         self.console = Console(width=None if sys.stdout.isatty() else 110)
@@ -191,7 +200,7 @@ class Session:
             shown.add_row(*row, style="bold" if ours else None)
         self.console.print(shown)
 
-    def finish(self, result: result_files.Result) -> dict[str, Any]:
+    def finish(self, result: Result) -> dict[str, Any]:
         """Writes and shows the result; the kept units are no longer needed then."""
         now = datetime.datetime.now(datetime.timezone.utc)
         content = result_files.to_json(

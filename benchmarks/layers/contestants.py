@@ -1,14 +1,19 @@
-"""The layers that are compared, under one name and colour each, built in one place."""
+"""The layers that are compared, under one name and colour each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from torch import nn
-
-from benchmarks.harness.errors import UsageError
-from benchmarks.harness.reporting.palette import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
+from benchmarks.harness.reporting.palette import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+)
 
 
 @dataclass(frozen=True)
@@ -36,57 +41,12 @@ DOT_PRODUCT = Contestant(
 )
 
 NO_ATTENTION = Contestant("no-attention", "the linear maps alone", GREY, "linear maps")
-
-
-def layer(
-    contestant: Contestant,
-    in_channels: int,
-    out_channels: int,
-    *,
-    heads: int = 1,
-    backend: str = "auto",
-    **options: Any,
-) -> nn.Module:
-    """An attention layer. ``options``: concat, dropout, add_self_loops, share_weights, ...
-
-    ``share_weights`` is dropped where the layer has none; ``backend`` is this project's alone.
-    """
-    from torch_geometric import nn as pyg
-
-    if contestant is OURS:
-        from gatv2_pyg import GATv2Conv
-
-        return GATv2Conv(in_channels, out_channels, heads=heads, backend=backend, **options)
-    if contestant is PYG_GATV2:
-        return pyg.GATv2Conv(in_channels, out_channels, heads=heads, **options)
-    if contestant is DENSE:
-        from benchmarks.layers.dense import DenseGATv2Conv
-
-        return DenseGATv2Conv(in_channels, out_channels, heads=heads, **options)
-    if contestant is NO_ATTENTION:
-        from benchmarks.layers.networks import LinearMaps
-
-        return LinearMaps(in_channels, out_channels, heads, options.get("concat", True))
-    options.pop("share_weights", None)
-    if contestant is GAT:
-        return pyg.GATConv(in_channels, out_channels, heads=heads, **options)
-    if contestant is FUSED_GAT:
-        from benchmarks.layers.fused_gat import FusedGATConv
-
-        return FusedGATConv(in_channels, out_channels, heads=heads, backend=backend, **options)
-    if contestant is DOT_PRODUCT:
-        return pyg.TransformerConv(in_channels, out_channels, heads=heads, **options)
-    raise ValueError(f"unknown contestant {contestant!r}")
-
-
-def resolve_backend(backend: str, device: str) -> str:
-    """The backend this project's layer takes for ``--backend`` on a device (float32)."""
-    import torch
-
-    conv = layer(OURS, 8, 8, backend=backend).to(device)
-    x = torch.zeros(2, 8, device=device)
-    edge_index = torch.tensor([[0], [1]], device=device)
-    try:
-        return str(conv.backend_for(x, edge_index).name)
-    except RuntimeError as error:
-        raise UsageError(f"--backend {backend}: {error}") from None
+# Ways in which `speed` and `memory` run the layers above.
+COLD = Contestant("cold", "gatv2_pyg, new graph every call", SKY, "ours, new graph")
+COMPILED = Contestant("compiled", "PyG GATv2Conv, torch.compile", GREEN, "PyG compiled")
+SCATTER = Contestant("scatter", "gatv2_pyg, backend scatter", GREY, "ours, scatter")
+DETERMINISTIC = Contestant(
+    "deterministic", "PyG GATv2Conv, deterministic", BLACK, "PyG deterministic"
+)
+# Of `speed`, in the order of its tables.
+COMPARED = {c.key: c for c in (OURS, COLD, PYG_GATV2, COMPILED, DETERMINISTIC, GAT, SCATTER)}

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
 from torch_geometric.nn import GATConv
 
-from gatv2_pyg import gatv2_attention
-from gatv2_pyg.adjacency import graph_of
+from gatv2_pyg import Graph, gatv2_attention
 
 
 class FusedGATConv(GATConv):
@@ -27,6 +27,7 @@ class FusedGATConv(GATConv):
     def __init__(self, *args, backend: str = "auto", **kwargs):
         super().__init__(*args, **kwargs)
         self.backend = backend
+        self._graphs: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def forward(self, x: Tensor | tuple[Tensor, Tensor], edge_index: Tensor) -> Tensor:
         """``[N, heads * out_channels]``, or ``[N, out_channels]`` if not ``concat``."""
@@ -41,9 +42,7 @@ class FusedGATConv(GATConv):
             torch.cat([values, source], dim=-1),
             F.pad(destination, (channels, 0)),
             att,
-            graph_of(
-                edge_index, x_src.size(0), x_dst.size(0), self.add_self_loops, None, self.flow
-            ),
+            self._graph(edge_index, x_src.size(0), x_dst.size(0)),
             negative_slope=self.negative_slope,
             dropout=self.dropout,
             training=self.training,
@@ -53,3 +52,14 @@ class FusedGATConv(GATConv):
         if self.res is not None:
             out = out + self.res(x_dst)
         return out if self.bias is None else out + self.bias
+
+    def _graph(self, edge_index: Tensor, num_src: int, num_dst: int) -> Graph:
+        """The grouped edges, made once for a tensor that is not written to."""
+        state = (edge_index._version, num_src, num_dst)
+        known = self._graphs.get(edge_index)
+        if known is None or known[0] != state:
+            graph = Graph.from_edge_index(
+                edge_index, num_src, num_dst, add_self_loops=self.add_self_loops, flow=self.flow
+            )
+            known = self._graphs[edge_index] = (state, graph)
+        return known[1]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.datasets.data import Dataset, load_or_stand_in
 from benchmarks.harness import options, quantities
-from benchmarks.harness.reporting import result_files
+from benchmarks.harness.reporting.result import Picture, Result, Table
 from benchmarks.harness.session import Bar, Session
 from benchmarks.layers.contestants import GAT, OURS, Contestant
 from benchmarks.layers.networks import TwoLayerGAT
@@ -208,7 +208,7 @@ class _Run:
         return found
 
 
-def run(session: Session, args: argparse.Namespace) -> result_files.Result:
+def run(session: Session, args: argparse.Namespace) -> Result:
     job = _Run(session, args)
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     with session.progress("attention", job.total()) as bar:
@@ -246,7 +246,7 @@ def _spread(values: list[float], digits: int = 3) -> str:
     return f"{text} ± {quantities.std(values):.{digits}f}" if len(values) > 1 else text
 
 
-def _result(job: _Run, found: dict[str, dict[str, list[dict[str, Any]]]]) -> result_files.Result:
+def _result(job: _Run, found: dict[str, dict[str, list[dict[str, Any]]]]) -> Result:
     cases = _cases(job)
     rows, tau_rows, entropy_rows = [], [], []
     for name, study, layer in cases:
@@ -272,7 +272,7 @@ def _result(job: _Run, found: dict[str, dict[str, list[dict[str, Any]]]]) -> res
     spread = ", ± standard deviation over the seeds" if job.seeds > 1 else ""
     heads = ["layer", *(f"head {h}" for h in range(1, max(LOOKUP_HEADS) + 1))]
     tables = [
-        result_files.Table(
+        Table(
             "Rank agreement and entropy of trained attention",
             ["layer", "test accuracy (%)", "Kendall τ", "entropy (nats)", "entropy / ln(keys)"],
             rows,
@@ -280,10 +280,10 @@ def _result(job: _Run, found: dict[str, dict[str, list[dict[str, Any]]]]) -> res
             "share at least two keys: 1 if every query ranks the keys alike. Entropy is the mean "
             "over queries.",
         ),
-        result_files.Table("Kendall τ of each head, seed 0", heads, tau_rows),
-        result_files.Table("Entropy / ln(keys) of each head, seed 0", heads, entropy_rows),
+        Table("Kendall τ of each head, seed 0", heads, tau_rows),
+        Table("Entropy / ln(keys) of each head, seed 0", heads, entropy_rows),
     ]
-    return result_files.Result(
+    return Result(
         title="What attention does: static and dynamic ranking",
         headline=_headline(job, found),
         settings={
@@ -342,7 +342,7 @@ def _headline(job: _Run, found: dict[str, dict[str, list[dict[str, Any]]]]) -> s
 
 def _pictures(
     job: _Run, found: dict[str, dict[str, list[dict[str, Any]]]], cases: list[tuple[str, str, int]]
-) -> list[result_files.Picture]:
+) -> list[Picture]:
     one_head = {c: torch.tensor(found["lookup-1"][c.key][0]["matrix"])[0] for c in CONTESTANTS}
     spread = [
         (

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
 from torch import Tensor
 
+from benchmarks.harness import quantities
 from benchmarks.harness.reporting import plots
 from benchmarks.harness.reporting.palette import (
     BLACK,
@@ -25,7 +26,7 @@ from benchmarks.harness.reporting.palette import (
     SKY,
     VERMILION,
 )
-from benchmarks.harness.reporting.result_files import Picture
+from benchmarks.harness.reporting.result import Picture
 from benchmarks.layers.contestants import Contestant
 
 CLASS_COLORS = (SKY, ORANGE, GREEN, GREY, VERMILION, PURPLE, BLUE)
@@ -156,7 +157,7 @@ def _strip(
         color=contestant.color,
         label=contestant.label if label else None,
     )
-    mean = math.fsum(values) / count
+    mean = quantities.mean(values)
     axes.plot([mean, mean], [centre - 0.16, centre + 0.16], color=contestant.color, linewidth=2.5)
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from benchmarks.datasets.data import PLANETOID, Dataset, MissingData, load, load_or_stand_in
 from benchmarks.harness import options, quantities
-from benchmarks.harness.reporting import plots, result_files
+from benchmarks.harness.reporting import plots
 from benchmarks.harness.reporting.palette import GREY
+from benchmarks.harness.reporting.result import Picture, Result, Table
 from benchmarks.harness.session import Session
-from benchmarks.layers.contestants import resolve_backend
+from benchmarks.layers.build import resolve_backend
 from benchmarks.studies.node_classification import (
     GAT_VARIANT,
     GATV2_VARIANT,
@@ -70,7 +71,7 @@ def _datasets(session: Session, args: argparse.Namespace, notes: list[str]) -> l
     return found
 
 
-def run(session: Session, args: argparse.Namespace) -> result_files.Result:
+def run(session: Session, args: argparse.Namespace) -> Result:
     notes: list[str] = []
     datasets = _datasets(session, args, notes)
     seeds = session.choose(args.seeds, full=20, quick=2)
@@ -88,7 +89,7 @@ def run(session: Session, args: argparse.Namespace) -> result_files.Result:
             found.setdefault((dataset.name, variant.key), []).append(store.unit(key, work))
             bar.advance()
     stand_in = next((d.stand_in for d in datasets if d.stand_in), None)
-    return result_files.Result(
+    return Result(
         title="Citation graphs: GAT and GATv2 over many seeds",
         headline=_headline(datasets, found, seeds),
         settings={
@@ -121,7 +122,7 @@ def _published(dataset: Dataset, variant: Variant) -> str:
 
 def _table(
     datasets: list[Dataset], found: dict[tuple[str, str], list[dict[str, Any]]], seeds: int
-) -> result_files.Table:
+) -> Table:
     rows = []
     for variant in VARIANTS:
         row = [variant.label]
@@ -130,7 +131,7 @@ def _table(
             row += [quantities.percent(_tests(units)), _published(dataset, variant)]
         rows.append(row)
     columns = ["", *(c for d in datasets for c in (f"{d.label} (%)", "published"))]
-    return result_files.Table(
+    return Table(
         "Test accuracy on the public split",
         columns,
         rows,
@@ -169,7 +170,7 @@ def _verdict(gat: list[float], gatv2: list[float]) -> str:
 
 def _picture(
     datasets: list[Dataset], found: dict[tuple[str, str], list[dict[str, Any]]], seeds: int
-) -> result_files.Picture:
+) -> Picture:
     with plots.style():
         figure, panels = plots.panels(len(datasets), size=(4.6, 2.9))
         for number, (axes, dataset) in enumerate(zip(panels, datasets, strict=True)):
@@ -182,7 +183,7 @@ def _picture(
             axes.set_xlabel("test accuracy (%)")
             axes.grid(axis="y", visible=False)
             axes.margins(x=0.12)
-    return result_files.Picture(
+    return Picture(
         figure,
         f"Test accuracy of {quantities.count(seeds, 'seed')} each (dots); mean and standard "
         "deviation (marker and bar below). Grey: published figures, with the standard deviation "

@@ -18,17 +18,12 @@ from typing import Any
 import torch
 
 from benchmarks.harness import options, quantities
-from benchmarks.harness.reporting import plots, result_files
+from benchmarks.harness.reporting import plots
 from benchmarks.harness.reporting.palette import BLACK, GREY
+from benchmarks.harness.reporting.result import Picture, Result, Table
 from benchmarks.harness.session import Session
-from benchmarks.layers.contestants import (
-    DOT_PRODUCT,
-    FUSED_GAT,
-    FUSED_GAT_NOTE,
-    OURS,
-    Contestant,
-    resolve_backend,
-)
+from benchmarks.layers.build import resolve_backend
+from benchmarks.layers.contestants import DOT_PRODUCT, FUSED_GAT, FUSED_GAT_NOTE, OURS, Contestant
 from benchmarks.studies.lookup_task import (
     BATCH_SIZE,
     RECIPE,
@@ -151,7 +146,7 @@ def train(
 Scores = dict[tuple[int, str, int], list[dict[str, Any]]]
 
 
-def run(session: Session, args: argparse.Namespace) -> result_files.Result:
+def run(session: Session, args: argparse.Namespace) -> Result:
     if args.threads is None:
         session.use_threads(1)  # Batches are too small to gain from more.
     sizes = session.choose(args.k, full=list(ALL_SIZES), quick=[4, 10])
@@ -205,9 +200,9 @@ def _result(
     seeds: int,
     epochs: int,
     backend: str,
-) -> result_files.Result:
+) -> Result:
     compared = {1, 8} & set(heads)
-    return result_files.Result(
+    return Result(
         title="DictionaryLookup: what only dynamic attention can do",
         headline=_headline(found, sizes, heads, seeds),
         settings={
@@ -240,7 +235,7 @@ def _result(
     )
 
 
-def _table(found: Scores, sizes: list[int], heads: int, seeds: int) -> result_files.Table:
+def _table(found: Scores, sizes: list[int], heads: int, seeds: int) -> Table:
     rows = []
     for k in sizes:
         row = [str(k)]
@@ -249,7 +244,7 @@ def _table(found: Scores, sizes: list[int], heads: int, seeds: int) -> result_fi
             row += [quantities.percent(_values(units, part)) for part in PARTS]
         rows.append(row)
     columns = ["k", *(f"{c.short}, {part} (%)" for c in CONTESTANTS for part in PARTS)]
-    return result_files.Table(
+    return Table(
         f"Accuracy with {quantities.count(heads, 'head')}",
         columns,
         rows,
@@ -338,7 +333,7 @@ def _beside_the_paper(
     )
 
 
-def _picture(found: Scores, sizes: list[int], heads: list[int], seeds: int) -> result_files.Picture:
+def _picture(found: Scores, sizes: list[int], heads: list[int], seeds: int) -> Picture:
     with plots.style():
         figure, panels = plots.panels(len(heads), 2, size=(5.4, 3.2), sharex=True, sharey=True)
         for place, axes in enumerate(panels):
@@ -351,7 +346,7 @@ def _picture(found: Scores, sizes: list[int], heads: list[int], seeds: int) -> r
                 axes.set_xlabel("number of keys k")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
-    return result_files.Picture(
+    return Picture(
         figure,
         f"Accuracy on DictionaryLookup: mean over {quantities.count(seeds, 'seed')}, bands from "
         "the lowest to the highest seed. Dotted: guessing, 1/k. Hollow grey: values the paper "

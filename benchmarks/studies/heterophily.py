@@ -15,9 +15,11 @@ from typing import Any
 
 from benchmarks.datasets.data import HETEROPHILOUS, Dataset, load
 from benchmarks.harness import options, quantities
-from benchmarks.harness.reporting import plots, result_files
+from benchmarks.harness.reporting import plots
+from benchmarks.harness.reporting.result import Picture, Result, Table
 from benchmarks.harness.session import Session
-from benchmarks.layers.contestants import FUSED_GAT_NOTE, resolve_backend
+from benchmarks.layers.build import resolve_backend
+from benchmarks.layers.contestants import FUSED_GAT_NOTE
 from benchmarks.studies.node_classification import (
     FUSED_GAT_VARIANT,
     GAT_VARIANT,
@@ -59,7 +61,7 @@ Found = dict[tuple[str, str], list[dict[str, Any]]]
 Times = dict[str, dict[str, list[float]]]
 
 
-def run(session: Session, args: argparse.Namespace) -> result_files.Result:
+def run(session: Session, args: argparse.Namespace) -> Result:
     names = session.choose(args.datasets, full=list(HETEROPHILOUS), quick=["Minesweeper"])
     seeds = min(session.choose(args.seeds, full=SPLITS, quick=2), SPLITS)
     epochs = session.choose(args.epochs, full=300, quick=60)
@@ -87,7 +89,7 @@ def run(session: Session, args: argparse.Namespace) -> result_files.Result:
             found.setdefault((dataset.name, variant.key), []).append(store.unit(key, work))
             bar.advance()
     how = recipe(names[0])
-    return result_files.Result(
+    return Result(
         title="Heterophilous graphs: GAT and GATv2 on the given splits",
         headline=_headline(datasets, found, times, seeds),
         settings={
@@ -111,9 +113,7 @@ def run(session: Session, args: argparse.Namespace) -> result_files.Result:
     )
 
 
-def _table(
-    dataset: Dataset, found: Found, times: Times, seeds: int, rounds: int
-) -> result_files.Table:
+def _table(dataset: Dataset, found: Found, times: Times, seeds: int, rounds: int) -> Table:
     seconds = {key: quantities.median(v) for key, v in times[dataset.name].items()}
     rows = []
     for variant in (GATV2_VARIANT, GAT_VARIANT, PYG_VARIANT):
@@ -127,7 +127,7 @@ def _table(
                 quantities.ratio(epoch / seconds[GATV2_VARIANT.key]),
             ]
         )
-    return result_files.Table(
+    return Table(
         f"{dataset.name}: {dataset.data.num_nodes:,} nodes, {dataset.data.num_edges:,} edges",
         ["layer", "test ROC AUC (%)", "training epoch", "to ours"],
         rows,
@@ -155,7 +155,7 @@ def _headline(datasets: list[Dataset], found: Found, times: Times, seeds: int) -
 
 def _picture(
     datasets: list[Dataset], found: Found, times: Times, seeds: int, rounds: int
-) -> result_files.Picture:
+) -> Picture:
     with plots.style():
         figure, panels = plots.panels(2, len(datasets), size=(5.6, 2.5))
         for row, dataset in enumerate(datasets):
@@ -172,7 +172,7 @@ def _picture(
                 unit="training epoch (s)",
             )
             clock.set_title(f"{dataset.name}: time")
-    return result_files.Picture(
+    return Picture(
         figure,
         f"Left: test ROC AUC of GAT and GATv2 on each of {quantities.count(seeds, 'given split')}, "
         f"a line per split; bars are means. Right: median of "

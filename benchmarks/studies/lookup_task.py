@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.layers.contestants import Contestant, layer
+from benchmarks.layers.build import layer
+from benchmarks.layers.contestants import Contestant
 from benchmarks.studies.training import Batch, Scores, warm_cosine
 
 HIDDEN = 128

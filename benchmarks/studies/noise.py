@@ -17,9 +17,11 @@ from torch import Tensor
 
 from benchmarks.datasets.data import Dataset, load, load_or_stand_in
 from benchmarks.harness import options, quantities
-from benchmarks.harness.reporting import plots, result_files
+from benchmarks.harness.reporting import plots
+from benchmarks.harness.reporting.result import Picture, Result, Table
 from benchmarks.harness.session import Session
-from benchmarks.layers.contestants import FUSED_GAT_NOTE, resolve_backend
+from benchmarks.layers.build import resolve_backend
+from benchmarks.layers.contestants import FUSED_GAT_NOTE
 from benchmarks.studies.node_classification import (
     FUSED_GAT_VARIANT,
     GATV2_VARIANT,
@@ -103,7 +105,7 @@ ENOUGH_SEEDS = 5
 Found = dict[tuple[str, str, float], list[dict[str, Any]]]
 
 
-def run(session: Session, args: argparse.Namespace) -> result_files.Result:
+def run(session: Session, args: argparse.Namespace) -> Result:
     names = session.choose(args.datasets, full=list(NAMES), quick=["Cora"])
     shares = session.choose(args.noise, full=list(SHARES), quick=[0.0, 0.25, 0.5])
     epochs = session.choose(args.epochs, full=200, quick=60)
@@ -136,7 +138,7 @@ def run(session: Session, args: argparse.Namespace) -> result_files.Result:
             work = functools.partial(_train, variant, dataset, device=session.device, **settings)
             found.setdefault((dataset.name, variant.key, share), []).append(store.unit(key, work))
             bar.advance()
-    return result_files.Result(
+    return Result(
         title="Robustness to random edges",
         headline=_headline(datasets, found, shares),
         settings={
@@ -162,7 +164,7 @@ def _tests(found: Found, dataset: Dataset, variant: Any, share: float) -> list[f
     return [unit["test"] for unit in found[dataset.name, variant.key, share]]
 
 
-def _table(dataset: Dataset, found: Found, shares: list[float], seeds: int) -> result_files.Table:
+def _table(dataset: Dataset, found: Found, shares: list[float], seeds: int) -> Table:
     rows = [
         [
             f"{share:g}",
@@ -170,7 +172,7 @@ def _table(dataset: Dataset, found: Found, shares: list[float], seeds: int) -> r
         ]
         for share in shares
     ]
-    return result_files.Table(
+    return Table(
         f"{dataset.label}: {recipe(dataset.name).metric_name}",
         ["edges added (p)", *(v.label for v in VARIANTS)],
         rows,
@@ -220,7 +222,7 @@ def _bands_text(seeds: Collection[int]) -> str:
 
 def _picture(
     datasets: list[Dataset], found: Found, shares: list[float], seeds: dict[str, int]
-) -> result_files.Picture:
+) -> Picture:
     with plots.style():
         figure, panels = plots.panels(len(datasets), size=(5.2, 3.6))
         for axes, dataset in zip(panels, datasets, strict=True):
@@ -263,7 +265,7 @@ def _picture(
     counts = ", ".join(
         f"{quantities.count(number, 'seed')} on {name}" for name, number in seeds.items()
     )
-    return result_files.Picture(
+    return Picture(
         figure,
         f"Mean over {counts}; bands: {_bands_text(seeds.values())}.",
         "Test score of GAT and GATv2 against the share of random edges added",

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import torch
+from sklearn import metrics
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -144,23 +144,19 @@ def fit(
     return Fit(best, best_epoch, scores, seconds, state)
 
 
-def roc_auc(score: Tensor, positive: Tensor) -> float:
-    """Area under the ROC curve: the share of (positive, negative) pairs in order, ties half."""
-    values = score.detach().double().cpu().numpy()
-    truth = positive.bool().cpu().numpy()
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    rank = np.cumsum(counts) - (counts - 1) / 2
-    n_positive = int(truth.sum())
-    n_negative = truth.size - n_positive
-    if n_positive == 0 or n_negative == 0:
+def roc_auc(out: Tensor, target: Tensor) -> float:
+    """Area under the ROC curve of class 1 in a two-class task, for scores ``[N, 2]``."""
+    if target.unique().numel() < 2:
         raise ValueError("roc_auc needs both positive and negative examples")
-    above = rank[place][truth].sum() - n_positive * (n_positive + 1) / 2
-    return float(above / (n_positive * n_negative))
+    return float(metrics.roc_auc_score(target.cpu(), (out[:, 1] - out[:, 0]).double().cpu()))
 
 
 def accuracy(out: Tensor, target: Tensor) -> float:
     """Share of rows whose largest entry is at ``target``."""
-    return float((out.argmax(dim=-1) == target).double().mean())
+    return float(metrics.accuracy_score(target.cpu(), out.argmax(dim=-1).cpu()))
+
+
+METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {"accuracy": accuracy, "roc_auc": roc_auc}
 
 
 @dataclass
@@ -171,7 +167,7 @@ class NodeTask:
         data: graph with ``x``, ``y`` and masks ``[N]`` or ``[N, splits]``.
         edges: what the model takes beside ``x`` (an edge index, or a dense bias).
         split: column of the masks.
-        metric: "accuracy", or "roc_auc" of label 1 in a two-class task.
+        metric: a key of :data:`METRICS`.
         sparse: give the model ``x`` as a CSR matrix (bags of words are nearly all zeros).
     """
 
@@ -202,7 +198,5 @@ class NodeTask:
 
     def scores(self, model: nn.Module) -> Scores:
         out = model(self._x, self._edges)
-        if self.metric == "roc_auc":
-            score = out[:, 1] - out[:, 0]
-            return {name: roc_auc(score[i], self._y[i]) for name, i in self._nodes.items()}
-        return {name: accuracy(out[i], self._y[i]) for name, i in self._nodes.items()}
+        score = METRICS[self.metric]
+        return {name: score(out[i], self._y[i]) for name, i in self._nodes.items()}

@@ -14,11 +14,11 @@ pytest.importorskip("matplotlib")
 from benchmarks.cli import main
 from benchmarks.cost import gpu, memory, scaling, scaling_report, speed, targets
 from benchmarks.cost.problems import correctness, floor
-from benchmarks.cost.problems.cases import CASES, GRAPHS, Case, Runner, build, count, make_layer
+from benchmarks.cost.problems.cases import CASES, GRAPHS, Case, build, count
+from benchmarks.cost.problems.runners import Runner, make_layer, module_of
 from benchmarks.harness.measuring import fresh, race
 from benchmarks.harness.store import Store
-from benchmarks.layers.contestants import DENSE, OURS, PYG_GATV2
-from benchmarks.layers.peers import PEERS, module_of
+from benchmarks.layers.contestants import COMPARED, DENSE, OURS, PYG_GATV2
 from gatv2_pyg import GATv2Conv
 
 SMALL = Case("small", "random", nodes=40, edges=300, heads=2, channels=8)
@@ -113,7 +113,7 @@ def test_all_gatv2_layers_compute_the_same_function(key, edge_dim):
     problem = build(case)
     truth = correctness.truth(problem)
     found = correctness.errors(
-        correctness.evaluate(module_of(PEERS[key], problem), problem, torch.float32), truth
+        correctness.evaluate(module_of(COMPARED[key], problem), problem, torch.float32), truth
     )
     assert ("grad edge_attr" in found) == (edge_dim is not None)
     assert max(found.values()) < 1e-5
@@ -317,7 +317,7 @@ def test_an_unknown_case_is_one_line(capsys):
 def test_compiled_peer_is_checked_and_quiet(recwarn):
     problem = build(SMALL)
     bench = speed.Bench("cpu", backend="auto", budget=0.01, min_rounds=2)
-    checked = bench.check(problem, [OURS, PYG_GATV2, PEERS["compiled"]])
+    checked = bench.check(problem, [OURS, PYG_GATV2, COMPARED["compiled"]])
     assert checked["errors"]["compiled"]["out"] < 1e-5
     assert not recwarn.list
 

@@ -17,22 +17,19 @@ from benchmarks.harness import environment, options
 from benchmarks.harness.errors import UsageError
 from benchmarks.harness.reporting import plots, readme, result_files
 from benchmarks.harness.reporting.palette import BLUE
+from benchmarks.harness.reporting.result import Picture, Result, Table
 
 
 def write_result(out: Path, stem: str, *, headline: str, stand_in: str | None = None) -> None:
     with plots.style():
         figure, (axes,) = plots.panels()
         plots.bars(axes, ["a"], [1.0], colors=[BLUE], texts=["1 s"], unit="time (s)")
-    result = result_files.Result(
+    result = Result(
         title=f"Title of {stem}",
         headline=headline,
         settings={"seeds": [0, 1]},
-        tables=[
-            result_files.Table(
-                "Times", ["layer", "time"], [["ours", "1 s"], ["x|y", "<2> s"]], "A note"
-            )
-        ],
-        pictures=[result_files.Picture(figure, "What it shows.", "A bar")],
+        tables=[Table("Times", ["layer", "time"], [["ours", "1 s"], ["x|y", "<2> s"]], "A note")],
+        pictures=[Picture(figure, "What it shows.", "A bar")],
         data={"times": [1.0, 2.0]},
         notes=["See `speed`."],
         stand_in=stand_in,

@@ -167,12 +167,18 @@ def test_fused_gat_drops_attention_in_training_only() -> None:
 
 def test_roc_auc_counts_ordered_pairs() -> None:
     generator = torch.Generator().manual_seed(0)
-    score = torch.randint(10, (60,), generator=generator).float()
+    out = torch.randint(10, (60, 2), generator=generator).float()
     truth = torch.rand(60, generator=generator) < 0.4
+    score = out[:, 1] - out[:, 0]
     above = (score[truth][:, None] - score[~truth][None, :]).sign()
-    assert training.roc_auc(score, truth) == pytest.approx(float((above + 1).mean() / 2))
+    assert training.roc_auc(out, truth.long()) == pytest.approx(float((above + 1).mean() / 2))
     with pytest.raises(ValueError, match="both positive and negative"):
-        training.roc_auc(score, torch.ones(60))
+        training.roc_auc(out, torch.ones(60))
+
+
+def test_accuracy_counts_the_largest_entries() -> None:
+    out = torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3], [0.1, 0.2, 0.7]])
+    assert training.accuracy(out, torch.tensor([1, 2, 2])) == pytest.approx(2 / 3)
 
 
 class Pattern:

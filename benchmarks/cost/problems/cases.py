@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.datasets.data import load, load_or_stand_in
-from benchmarks.layers.contestants import PYG_GATV2, Contestant, layer
 
 IN_CHANNELS = 64
 # Of every generated graph, input and layer.
@@ -223,55 +222,3 @@ def build(
         num_dst,
         stand_in,
     )
-
-
-def make_layer(contestant: Contestant, problem: Problem, **options: Any) -> nn.Module:
-    """A contestant's layer for a problem; all GATv2 layers have the same weights."""
-    case = problem.case
-    options.setdefault("dropout", 0.0)
-    shape = {"heads": case.heads, "edge_dim": case.edge_dim, "add_self_loops": case.self_loops}
-
-    def make(kind: Contestant, **own: Any) -> nn.Module:
-        torch.manual_seed(SEED)
-        return layer(kind, IN_CHANNELS, case.channels, **shape, **own).to(problem.device)
-
-    module = make(contestant, **options)
-    weights = make(PYG_GATV2).state_dict()
-    if module.state_dict().keys() == weights.keys():
-        module.load_state_dict(weights)
-    return module
-
-
-class Runner:
-    """A layer on a problem: :meth:`forward` without gradients, :meth:`step` with all of them."""
-
-    def __init__(self, module: nn.Module, problem: Problem, *, fresh: bool = False) -> None:
-        self.module = module
-        self.problem = problem
-        self._fresh = fresh
-        self._x = problem.x
-        if isinstance(problem.x, tuple):
-            self._leaf_x: Any = tuple(x.clone().requires_grad_() for x in problem.x)
-            leaves = list(self._leaf_x)
-        else:
-            self._leaf_x = problem.x.clone().requires_grad_()
-            leaves = [self._leaf_x]
-        self._leaves = leaves + list(module.parameters())
-
-    def _edges(self) -> Tensor:
-        """The edges; with ``fresh`` a new tensor over them, which no cache knows."""
-        edges = self.problem.edge_index
-        return edges.view(2, -1) if self._fresh else edges
-
-    def _arguments(self) -> tuple[Any, ...]:
-        attr = self.problem.edge_attr
-        return (self._edges(),) if attr is None else (self._edges(), attr)
-
-    def forward(self) -> Tensor:
-        with torch.no_grad():
-            return self.module(self._x, *self._arguments())
-
-    def step(self) -> tuple[Tensor, ...]:
-        """Gradients of the features and of all parameters."""
-        out = self.module(self._leaf_x, *self._arguments())
-        return torch.autograd.grad(out, self._leaves, self.problem.grad)

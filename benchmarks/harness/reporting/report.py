@@ -11,6 +11,7 @@ import base64
 import datetime
 import html
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(session: Session, args: argparse.Namespace) -> None:
-    found = in_order(result_files.load_all(session.out))
+    found = in_order(result_files.load_all(session.out), session.commands)
     if not found:
         raise UsageError(f"--out {args.out}: no results there yet; run a benchmark first")
     write_atomic(session.out / "report.html", to_html(found, session.out))
@@ -64,18 +65,15 @@ def run(session: Session, args: argparse.Namespace) -> None:
     session.line(f"report: {(session.out / 'report.html').resolve()} (and report.md beside it)")
 
 
-def in_order(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The results in the order of the subcommands."""
-    from benchmarks.cli import COMMANDS
+def in_order(found: dict[str, dict[str, Any]], commands: Sequence[str]) -> list[dict[str, Any]]:
+    """The results in the order of the subcommands, those of a GPU after those of the CPU."""
 
-    order = {name: place for place, name in enumerate(COMMANDS)}
-    return sorted(
-        found.values(), key=lambda result: order.get(_command(result["stem"]), len(order))
-    )
+    def place(result: dict[str, Any]) -> tuple[int, bool]:
+        stem = result["stem"].removesuffix(result_files.QUICK)
+        name = stem.removesuffix("-cuda")
+        return commands.index(name) if name in commands else len(commands), name != stem
 
-
-def _command(stem: str) -> str:
-    return stem.removesuffix(result_files.QUICK)
+    return sorted(found.values(), key=place)
 
 
 def _name(result: dict[str, Any]) -> str:
