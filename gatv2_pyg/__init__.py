@@ -1,11 +1,11 @@
 """GATv2 attention for PyTorch Geometric without ever building an ``[E, H, C]`` tensor."""
 
 from gatv2_pyg.backends import Backend, use_backend
-from gatv2_pyg.cache import set_graph_cache
 from gatv2_pyg.conv import GATv2Conv
 from gatv2_pyg.convert import to_pyg, use_gatv2
 from gatv2_pyg.functional import gatv2_attention
-from gatv2_pyg.graph import EdgeIndexError, Graph
+from gatv2_pyg.graph.cache import set_graph_cache
+from gatv2_pyg.graph.structure import EdgeIndexError, Graph
 
 __all__ = [
     "Backend",

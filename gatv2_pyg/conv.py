@@ -18,12 +18,12 @@ from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
 from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax
 from torch_geometric.utils.sparse import set_sparse_value
 
-from gatv2_pyg import adjacency, inputs
+from gatv2_pyg import inputs
 from gatv2_pyg.backends import Backend, check_backend_name, requested_backend, select_backend
 from gatv2_pyg.functional import attend, draw_seed
-from gatv2_pyg.graph import Graph
+from gatv2_pyg.graph import Graph, adjacency
+from gatv2_pyg.ops.reference import accumulation_dtype, dropout_scale
 from gatv2_pyg.passing import why_message_passing
-from gatv2_pyg.reference import accumulation_dtype, dropout_scale
 
 _edge_ids: contextvars.ContextVar[Tensor | None] = contextvars.ContextVar("edge_ids", default=None)
 

@@ -10,7 +10,7 @@ import platform
 import torch
 
 from gatv2_pyg.backends import BACKENDS, refusal, select_backend
-from gatv2_pyg.ops import load_kernels
+from gatv2_pyg.ops.operators import load_kernels
 
 _PACKAGES = ("gatv2_pyg", "torch", "torch_geometric", "torch_scatter", "triton", "numpy")
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

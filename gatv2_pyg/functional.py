@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gatv2_pyg import ops, reference, scatter
 from gatv2_pyg.backends import Backend, requested_backend, select_backend
 from gatv2_pyg.graph import Graph
+from gatv2_pyg.ops import operators as ops
+from gatv2_pyg.ops import reference, scatter
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
 """``x_src``, ``x_dst``, ``att``, ``edge_attr`` and ``edge_weight``."""

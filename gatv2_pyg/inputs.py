@@ -8,7 +8,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch_geometric.typing import Adj
 from torch_geometric.utils import is_sparse
 
-from gatv2_pyg.adjacency import count_edges, has_features
+from gatv2_pyg.graph.adjacency import count_edges, has_features
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

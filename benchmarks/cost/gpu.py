@@ -75,7 +75,7 @@ def stages(session: Session, args: argparse.Namespace) -> list[Stage]:
     run = [sys.executable, "-m", "benchmarks"]
     common = ["--device", session.device, "--out", str(args.out), "--scale", str(args.scale)]
     common += ["--data", str(args.data)] if args.data else []
-    tests = ["tests/test_kernels.py", "tests/test_triton_kernels.py"]
+    tests = ["tests/kernels/test_kernels.py", "tests/kernels/test_triton_kernels.py"]
     found = [test for test in tests if (PROJECT / test).exists()]
     pytest = ["-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *found]
     suffix = "-cuda" if session.device.startswith("cuda") else ""

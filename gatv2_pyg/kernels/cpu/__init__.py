@@ -108,7 +108,7 @@ def forward(
     seed: Tensor | int,
     return_attention: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Equations (1)-(3); the contract is that of :func:`gatv2_pyg.reference.forward`.
+    """Equations (1)-(3); the contract is that of :func:`gatv2_pyg.ops.reference.forward`.
 
     All tensors are contiguous and on the CPU; the index tensors of ``by_dst`` are all int32 or all
     int64.
@@ -146,7 +146,7 @@ def backward(
     seed: Tensor | int,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Equations (4)-(8); the contract is that of :func:`gatv2_pyg.reference.backward`.
+    """Equations (4)-(8); the contract is that of :func:`gatv2_pyg.ops.reference.backward`.
 
     ``by_src`` may be cut into ranges of destinations, see :func:`transpose`.
     """

@@ -2,7 +2,7 @@
 
 On CUDA they run as they are; on CPU tensors only where ``TRITON_INTERPRET=1`` was set before
 Triton was imported.  ``forward`` and ``backward`` have the signatures of
-:mod:`gatv2_pyg.reference`.
+:mod:`gatv2_pyg.ops.reference`.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ def _unsupported_device(index: int, dtype: torch.dtype) -> str | None:
 
 
 def forward(*args) -> tuple[Tensor, Tensor, Tensor | None]:
-    """:func:`gatv2_pyg.reference.forward` on one device, in float32, bfloat16 or float16."""
+    """:func:`gatv2_pyg.ops.reference.forward` on one device, in float32, bfloat16 or float16."""
     from gatv2_pyg.kernels.triton import launch
 
     return launch.forward(*args)
 
 
 def backward(*args) -> tuple[Tensor | None, ...]:
-    """:func:`gatv2_pyg.reference.backward` on one device, in float32, bfloat16 or float16."""
+    """:func:`gatv2_pyg.ops.reference.backward` on one device, in float32, bfloat16 or float16."""
     from gatv2_pyg.kernels.triton import launch
 
     return launch.backward(*args)

@@ -1,4 +1,4 @@
-"""What the kernels share.  ``(n)`` is a formula of :mod:`gatv2_pyg.reference`.
+"""What the kernels share.  ``(n)`` is a formula of :mod:`gatv2_pyg.ops.reference`.
 
 Tiles are ``[BR, BE, BH, BC]``: rows, edges of each row, heads, channels.  They are loaded and
 stored as ``[BR, BE, BH * BC]``, so that neighbouring lanes get neighbouring features of one edge

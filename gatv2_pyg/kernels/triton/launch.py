@@ -1,6 +1,6 @@
 """Allocates, chooses grids and launches.  Nothing here waits for the device.
 
-The arguments are those of :mod:`gatv2_pyg.reference`; all tensors are contiguous.
+The arguments are those of :mod:`gatv2_pyg.ops.reference`; all tensors are contiguous.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from gatv2_pyg import reference
-from gatv2_pyg.reference import accumulation_dtype, dropout_scale
+from gatv2_pyg.ops import reference
+from gatv2_pyg.ops.reference import accumulation_dtype, dropout_scale
 
 
 def forward(
@@ -26,7 +26,7 @@ def forward(
 ) -> tuple[Tensor, Tensor | None]:
     """Equations (1)-(3) over edges sorted by destination; autograd gives the gradients.
 
-    Arguments are those of :func:`gatv2_pyg.reference.forward`.
+    Arguments are those of :func:`gatv2_pyg.ops.reference.forward`.
 
     Returns:
         ``out [N_dst, H, C]`` in the dtype of ``x_src``, and ``keep_e alpha_e [num_ids, H]`` in the

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernel_cases import Case, build, cast
 from torch_geometric.nn import GATv2Conv as PyGGATv2Conv
 
-from gatv2_pyg import GATv2Conv, Graph, gatv2_attention, ops
+from gatv2_pyg import GATv2Conv, Graph, gatv2_attention
 from gatv2_pyg.backends import refusal
+from gatv2_pyg.ops import operators as ops
+from tests.kernels.cases import Case, build, cast
 
 FUSED = refusal("fused", torch.device("cpu"), torch.float32)
 needs_fused = pytest.mark.skipif(FUSED is not None, reason=f"no fused kernels: {FUSED}")

@@ -13,7 +13,7 @@ from torch_geometric.nn import GATv2Conv as PyGGATv2Conv
 from torch_geometric.utils import softmax, to_torch_coo_tensor, to_torch_csr_tensor
 
 from gatv2_pyg import GATv2Conv
-from gatv2_pyg.attention import (
+from gatv2_pyg.diagnostics import (
     attention_entropy,
     attention_matrix,
     collect_attention,
@@ -175,7 +175,7 @@ class TestRankAgreement:
     def test_chunks_agree_with_one_piece(self, monkeypatch):
         edge_index, alpha = random_attention(20, 30, 300, heads=2)
         whole = rank_agreement(edge_index, alpha)
-        monkeypatch.setattr("gatv2_pyg.attention._CHUNK", 37)
+        monkeypatch.setattr("gatv2_pyg.diagnostics.kendall._CHUNK", 37)
         pieces = rank_agreement(edge_index, alpha)
         assert torch.equal(whole.queries, pieces.queries)
         assert torch.equal(whole.num_shared, pieces.num_shared)

@@ -22,9 +22,9 @@ from torch_geometric.utils import (
     to_edge_index,
 )
 
-from gatv2_pyg import grouping
-from gatv2_pyg.cache import cached
-from gatv2_pyg.graph import Graph, check_edge_index
+from gatv2_pyg.graph import grouping
+from gatv2_pyg.graph.cache import cached
+from gatv2_pyg.graph.structure import Graph, check_edge_index
 
 FillValue = float | Tensor | str
 

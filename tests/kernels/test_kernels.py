@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 import torch
-from kernel_cases import GRADIENTS, Case, assert_within_budget, build, cast, run
 
-from gatv2_pyg import reference
+from gatv2_pyg.ops import reference
+from tests.kernels.cases import GRADIENTS, Case, assert_within_budget, build, cast, run
 
 SHAPES = list(itertools.product((1, 3, 8), (1, 7, 16, 20, 64, 130)))
 OPTIONS = [

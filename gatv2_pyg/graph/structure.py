@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gatv2_pyg import graph_ops, grouping
-from gatv2_pyg.grouping import PIECE, EdgeIndexError, Rows
+from gatv2_pyg.graph import grouping
+from gatv2_pyg.graph import operators as graph_ops
+from gatv2_pyg.graph.grouping import PIECE, EdgeIndexError, Rows
 
 __all__ = ["PIECE", "EdgeIndexError", "Graph", "Rows"]
 

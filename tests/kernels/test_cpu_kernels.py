@@ -14,9 +14,10 @@ from ctypes import c_double, c_int64, c_uint32, c_void_p
 
 import pytest
 import torch
-from kernel_cases import Case, assert_within_budget, build, cast, exact, rows_of, run
 
-from gatv2_pyg import grouping, reference
+from gatv2_pyg.graph import grouping
+from gatv2_pyg.ops import reference
+from tests.kernels.cases import Case, assert_within_budget, build, cast, exact, rows_of, run
 
 cpu = importlib.import_module("gatv2_pyg.kernels.cpu")
 library = importlib.import_module("gatv2_pyg.kernels.cpu.library")

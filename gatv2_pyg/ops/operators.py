@@ -11,8 +11,8 @@ from types import ModuleType
 
 import torch
 
-from gatv2_pyg import reference
-from gatv2_pyg.reference import accumulation_dtype
+from gatv2_pyg.ops import reference
+from gatv2_pyg.ops.reference import accumulation_dtype
 
 _INPUTS = "Tensor x_src, Tensor x_dst, Tensor att, Tensor? edge_attr, Tensor? edge_weight"
 _GRAPH = "Tensor[] by_dst, Tensor[] by_src"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gatv2_pyg import grouping
+from gatv2_pyg.graph import grouping
 
 _lib = torch.library.Library("gatv2_pyg", "FRAGMENT")
 _lib.define(

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from kernel_cases import Case, assert_within_budget, build, cast, run
 
-from gatv2_pyg import grouping, reference
+from gatv2_pyg.graph import grouping
 from gatv2_pyg.kernels import triton as kernels
 from gatv2_pyg.kernels.triton import tiles
+from gatv2_pyg.ops import reference
+from tests.kernels.cases import Case, assert_within_budget, build, cast, run
 
 ROOT = Path(__file__).resolve().parent.parent
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

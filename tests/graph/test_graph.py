@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch_geometric.utils import add_self_loops, remove_self_loops
 
-from gatv2_pyg import EdgeIndexError, GATv2Conv, Graph, cache, grouping, reference, set_graph_cache
-from gatv2_pyg.grouping import PIECE
+from gatv2_pyg import EdgeIndexError, GATv2Conv, Graph, set_graph_cache
+from gatv2_pyg.graph import cache, grouping
+from gatv2_pyg.graph.grouping import PIECE
+from gatv2_pyg.ops import reference
 
 
 @pytest.fixture(params=["sorted", "counted"])

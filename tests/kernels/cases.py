@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gatv2_pyg import grouping, reference
-from gatv2_pyg.grouping import Rows
+from gatv2_pyg.graph import grouping
+from gatv2_pyg.graph.grouping import Rows
+from gatv2_pyg.ops import reference
 
 GRADIENTS = ("x_src", "x_dst", "att", "edge_attr", "edge_weight")
 

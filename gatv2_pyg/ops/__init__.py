@@ -1,0 +1,1 @@
+"""Attention as torch operators, and their mathematics in plain torch."""
