@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.cost import targets
+from benchmarks.cost.bench import KEEP_MEMORY
 from benchmarks.cost.problems.floor import STEP_GATHERS
 from benchmarks.harness import quantities
-from benchmarks.harness.measuring.race import ratio, ratios
+from benchmarks.harness.measuring.race import Summary, ratio, seconds
 from benchmarks.harness.reporting import plots
 from benchmarks.harness.reporting.palette import BLUE, SKY
 from benchmarks.harness.reporting.result import Picture, Result, Table
@@ -21,30 +22,30 @@ from benchmarks.layers.contestants import (
     OURS,
     PYG_GATV2,
     SCATTER,
+    Contestant,
 )
 
 Data = Mapping[str, Any]
 _STEP = {"forward": "forward", "step": "training step"}
 _NONE = "–"
-_KEEP_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=34359738368"
 
 
-def _spread(values: list[float]) -> str:
+def _spread(ratios: Sequence[float]) -> str:
     """A median ratio with its 10 % and 90 % quantiles."""
-    low, middle, high = (quantities.quantile(values, q) for q in (0.1, 0.5, 0.9))
+    low, middle, high = ratios
     return f"{quantities.ratio(middle)} ({low:.3g}–{high:.3g})"
 
 
-def _time(raced: Data, name: str) -> str:
-    return quantities.duration(quantities.median(raced["seconds"][name]))
+def _time(raced: Summary, name: str) -> str:
+    return quantities.duration(seconds(raced, name))
 
 
 def _cell(value: Data, what: str, key: str) -> str:
     raced = value[what]
     if key in raced["seconds"]:
         text = _time(raced, key)
-        if key not in (OURS.key, COLD.key) and OURS.key in raced["seconds"]:
-            text += f", {_spread(ratios(raced, key, OURS.key))}"
+        if key != COLD.key and key in raced["ratios"]:
+            text += f", {_spread(raced['ratios'][key])}"
         return text
     return value["failures"].get(key, _NONE)
 
@@ -77,13 +78,9 @@ def _kernels(data: Data) -> Table:
         if raced is None:
             rows.append([value["label"], *[_NONE] * 7])
             continue
-        if "gather" in raced["seconds"]:
-            floor = quantities.median(raced["seconds"]["gather"])
-        else:
-            floor = raced["gather bytes"] / data["bandwidth"]
-        row = [value["label"], quantities.duration(floor)]
+        row = [value["label"], _time(raced, "gather")]
         for what in ("forward", "step"):
-            found = targets.floor_ratios(value, what, data.get("bandwidth"))
+            found = targets.over_floor(value, what)
             row += [_time(raced, what), _spread(found) if found else _NONE]
         rows.append([*row, _time(raced, "group"), _time(raced, "group both")])
     floor = (
@@ -109,14 +106,31 @@ def _kernels(data: Data) -> Table:
     )
 
 
+def _memory_kept(data: Data) -> list[Table]:
+    """The first case where the allocator keeps its memory, if it was measured."""
+    kept = data.get("memory kept") or {}
+    if "label" not in kept:
+        return []
+    who = (OURS, PYG_GATV2, GAT)
+    rows = [[name, *[_cell(kept, what, c.key) for c in who]] for what, name in _STEP.items()]
+    return [
+        Table(
+            f"Where the allocator keeps memory: {kept['label']}",
+            ["whole layer", *[c.short for c in who]],
+            rows,
+            f"GLIBC_TUNABLES={KEEP_MEMORY}; measured {kept['measured']}.",
+        )
+    ]
+
+
 def _hubs(data: Data) -> Table:
     hubs = data["hubs"]
     rows = []
     for key in hubs["forward"]["seconds"]:
         row = [data["cases"][key]["label"]]
         for what in ("forward", "step"):
-            over = _spread(ratios(hubs[what], key, "random-8x16"))
-            row += [_time(hubs[what], key), _NONE if key == "random-8x16" else over]
+            over = hubs[what]["ratios"].get(key)
+            row += [_time(hubs[what], key), _spread(over) if over else _NONE]
         rows.append(row)
     return Table(
         "Hubs: this layer on graphs of as many edges",
@@ -132,7 +146,7 @@ def _dropout(data: Data) -> Table:
             data["cases"][key]["label"],
             _time(raced, "none"),
             _time(raced, "dropout"),
-            _spread(ratios(raced, "dropout", "none")),
+            _spread(raced["ratios"]["dropout"]),
         ]
         for key, raced in data["dropout"].items()
     ]
@@ -145,7 +159,7 @@ def _overhead(data: Data) -> Table:
     rows = []
     for what, raced in data["overhead"].items():
         times = [_time(raced, contestant.key) for contestant in who]
-        rows.append([what, *times, _spread(ratios(raced, PYG_GATV2.key, OURS.key))])
+        rows.append([what, *times, _spread(raced["ratios"][PYG_GATV2.key])])
     columns = ["30 nodes, 90 edges, 8×16", *[c.short for c in who], "PyG ÷ ours"]
     return Table("Overhead of a call", columns, rows)
 
@@ -195,7 +209,7 @@ def _times_picture(data: Data) -> Picture:
         for axis, what in zip(axes, _STEP, strict=True):
             for key, contestant in COMPARED.items():
                 points = [
-                    (quantities.median(value[what]["seconds"][key]) * 1e3, len(names) - place)
+                    (1e3 * seconds(value[what], key), len(names) - place)
                     for place, value in enumerate(data["cases"].values())
                     if key in value[what]["seconds"]
                 ]
@@ -227,7 +241,7 @@ def _times_picture(data: Data) -> Picture:
 
 def _floor_picture(data: Data) -> Picture | None:
     found = {
-        value["label"]: [targets.floor_ratios(value, what, data.get("bandwidth")) for what in _STEP]
+        value["label"]: [targets.over_floor(value, what) for what in _STEP]
         for value in data["cases"].values()
         if "kernels" in value
     }
@@ -236,8 +250,8 @@ def _floor_picture(data: Data) -> Picture | None:
     with plots.style():
         figure, axes = plots.panels(2, size=(5.6, 1.2 + 0.36 * len(found)), sharey=True)
         for place, (axis, what) in enumerate(zip(axes, _STEP, strict=True)):
-            medians = [quantities.median(pair[place] or [0.0]) for pair in found.values()]
-            gathers = 1 if what == "forward" else STEP_GATHERS
+            medians = [pair[place][quantities.MEDIAN] for pair in found.values()]
+            gathers = targets.GATHERS[what]
             plots.bars(
                 axis,
                 list(found),
@@ -258,23 +272,36 @@ def _floor_picture(data: Data) -> Picture | None:
     )
 
 
-def _headline(data: Data, found: list[targets.Target]) -> str:
+def _faster(value: Data, what: str, peer: Contestant) -> str | None:
+    """How many times as fast as a peer this layer is."""
+    found = ratio(value[what], peer.key, OURS.key)
+    return None if found is None else quantities.ratio(found)
+
+
+def _headline(data: Data) -> str:
     for value in data["cases"].values():
-        step = value["step"]
-        faster = ratio(step, PYG_GATV2.key, OURS.key)
-        if faster is not None:
-            forward = ratio(value["forward"], PYG_GATV2.key, OURS.key)
-            text = (
-                f"On {value['label']} a training step takes {_time(step, OURS.key)}, "
-                f"{quantities.ratio(faster)} faster than PyG's GATv2Conv (forward "
-                f"{quantities.ratio(forward)})"
-            )
-            for peer, name in ((COMPILED, "PyG under torch.compile"), (GAT, "PyG's GATConv")):
-                other = ratio(step, peer.key, OURS.key)
-                text += f", {quantities.ratio(other)} than {name}" if other else ""
-            return f"{text}. {targets.summary(found).capitalize()}."
+        faster = _faster(value, "step", PYG_GATV2)
+        if faster is None:
+            continue
+        ours = _time(value["step"], OURS.key)
+        text = f"On {value['label']} a training step takes {ours}, {faster} faster than PyG's"
+        text += f" GATv2Conv{_where_kept(data, value, 'step', ' where the allocator keeps memory')}"
+        for peer, name in ((COMPILED, "PyG under torch.compile"), (GAT, "PyG's GATConv")):
+            other = _faster(value, "step", peer)
+            text += f", {other} than {name}" if other else ""
+        forward = _faster(value, "forward", PYG_GATV2)
+        return f"{text}; forward {forward}{_where_kept(data, value, 'forward')}."
     failed = next(iter(data["cases"].values()))["failures"].get(OURS.key, "no case was timed")
     return f"No speed: {failed}."
+
+
+def _where_kept(data: Data, value: Data, what: str, words: str = "") -> str:
+    """The ratio to PyG's layer on the same case where the allocator keeps its memory."""
+    kept = data.get("memory kept") or {}
+    if kept.get("label") != value["label"]:
+        return ""
+    faster = _faster(kept, what, PYG_GATV2)
+    return f" ({faster}{words})" if faster else ""
 
 
 def _notes(data: Data) -> list[str]:
@@ -289,9 +316,11 @@ def _notes(data: Data) -> list[str]:
         notes.append(
             "Page faults take much of the time of layers with tensors of [E, H, C]: the C library "
             "gives memory of that size back to the system after each use. Where it keeps it "
-            f"(GLIBC_TUNABLES={_KEEP_MEMORY}) these layers are much faster, and the ratios that "
+            f"(GLIBC_TUNABLES={KEEP_MEMORY}) these layers are much faster, and the ratios that "
             "much smaller."
         )
+    if (data.get("memory kept") or {}).get("failure"):
+        notes.append(f"Not measured with memory kept: {data['memory kept']['failure']}.")
     reasons: dict[str, list[str]] = {}
     for value in data["cases"].values():
         for key, why in value["failures"].items():
@@ -311,7 +340,7 @@ def result(data: Data, settings: dict[str, Any]) -> Result:
     tables = [targets.table(found)]
     if scaled:
         tables[0].note += " The limits are meant for graphs of full size; these are scaled down."
-    tables += [_layers(data, "forward"), _layers(data, "step"), _kernels(data)]
+    tables += [_layers(data, "forward"), _layers(data, "step"), *_memory_kept(data), _kernels(data)]
     tables += [_hubs(data)] if "hubs" in data else []
     tables += [_dropout(data)] if data["dropout"] else []
     if "failures" not in data["overhead"]:
@@ -323,11 +352,12 @@ def result(data: Data, settings: dict[str, Any]) -> Result:
     device = "CUDA" if data["device"].startswith("cuda") else "CPU"
     return Result(
         f"Speed on {device}",
-        _headline(data, found),
+        _headline(data),
         settings,
         tables,
         [picture for picture in pictures if picture is not None],
         data=dict(data),
         notes=_notes(data),
         stand_in=stand_ins[0] if stand_ins else None,
+        verdict=f"{targets.summary(found).capitalize()}.",
     )

@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.cost.bench import RUNS
 from benchmarks.cost.problems.floor import STEP_GATHERS
 from benchmarks.harness import quantities
-from benchmarks.harness.measuring.race import per_round, ratio
+from benchmarks.harness.measuring.race import ratio
 from benchmarks.harness.reporting.result import Table
 from benchmarks.layers.contestants import COMPILED, GAT, OURS, PYG_GATV2
 
 Data = Mapping[str, Any]
-
-RUNS = 20
 
 CPU_FLOOR = {"random-8x16": 2.2, "random-1x128": 1.8, "tolokers": 2.5}
 CUDA_CASES = ("large-8x16", "tolokers")
@@ -56,31 +55,18 @@ def _exact(value: float) -> str:
     return f"{value:.1f}×" if value >= 10 else f"{value:.2f}×"
 
 
-def floor_ratios(value: Data, what: str, bandwidth: float | None) -> list[float] | None:
-    """Kernel time over the floor, round by round: one gather for ``forward``, four for ``step``.
-
-    ``backward`` is ``step`` without ``forward``, over three gathers.
-    """
-    kernels = value.get("kernels")
-    if kernels is None:
-        return None
-    gathers = {"forward": 1, "backward": STEP_GATHERS - 1, "step": STEP_GATHERS}[what]
-    if what == "backward":
-        pairs = zip(per_round(kernels, "step"), per_round(kernels, "forward"), strict=True)
-        times = [step - forward for step, forward in pairs]
-    else:
-        times = per_round(kernels, what)
-    if "gather" in kernels["seconds"]:
-        floors = per_round(kernels, "gather")
-    elif bandwidth:
-        floors = [kernels["gather bytes"] / bandwidth] * len(times)
-    else:
-        return None
-    return [seconds / (gathers * base) for seconds, base in zip(times, floors, strict=True)]
+GATHERS = {"forward": 1, "backward": STEP_GATHERS - 1, "step": STEP_GATHERS}
 
 
-def _median(values: Sequence[float] | None) -> float | None:
-    return None if values is None else quantities.median(values)
+def over_floor(value: Data, what: str) -> list[float] | None:
+    """Kernel time over the floor, a gather for each of :data:`GATHERS`: quantiles of the rounds."""
+    ratios = value.get("kernels", {}).get("ratios", {}).get(what)
+    return None if ratios is None else [ratio / GATHERS[what] for ratio in ratios]
+
+
+def _floor(value: Data, what: str) -> float | None:
+    found = over_floor(value, what)
+    return None if found is None else found[quantities.MEDIAN]
 
 
 def _faster(value: Data, what: str, peer: str) -> float | None:
@@ -100,10 +86,10 @@ def _cpu(data: Data) -> Iterator[Target]:
         if COMPILED.key in value["step"]["seconds"] or COMPILED.key in value["failures"]:
             yield Target("training step, PyG under torch.compile", where, 9, step[COMPILED], True)
         yield Target("training step, PyG GATConv", where, 10, step[GAT], True)
-        kernel = _median(floor_ratios(value, "forward", None))
+        kernel = _floor(value, "forward")
         yield Target("forward kernel over the floor", where, limit, kernel)
         yield Target("forward kernel over the floor", where, 1.5, kernel, goal=True)
-        kernel = _median(floor_ratios(value, "step", None))
+        kernel = _floor(value, "step")
         yield Target("step kernels over the floor", where, 2, kernel, goal=True)
     yield from _hubs(data, 1.5)
     for key, raced in data["dropout"].items():
@@ -128,7 +114,7 @@ def _cuda(data: Data) -> Iterator[Target]:
         if key in data["cases"]:
             value = data["cases"][key]
             for what in ("forward", "backward"):
-                measured = _median(floor_ratios(value, what, data.get("bandwidth")))
+                measured = _floor(value, what)
                 yield Target(f"{what} kernels over the floor", value["label"], 3, measured)
     yield from _hubs(data, 2)
     yield from _repeatable(data)

@@ -26,6 +26,20 @@ def median(values: Sequence[float]) -> float:
     return float(np.median(values))
 
 
+# Where the median stands in :func:`spread`.
+MEDIAN = 1
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """The 10 % quantile, the median and the 90 % quantile, as result files hold them."""
+    return [rounded(float(q)) for q in np.quantile(values, (0.1, 0.5, 0.9))]
+
+
+def rounded(value: float) -> float:
+    """Six significant digits: more than any table shows."""
+    return float(f"{value:.6g}")
+
+
 def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
     """95 % interval of mean(second) - mean(first), by Welch; None without a spread to judge by."""
     if min(len(first), len(second)) < 2 or std(first) == std(second) == 0:

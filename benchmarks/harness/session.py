@@ -217,7 +217,7 @@ class Session:
         paths = result_files.write(self.out, content, result.pictures)
         for table in content["tables"]:
             self.show(table)
-        self.line(content["headline"])
+        self.line(" ".join(filter(None, [content["headline"], content["verdict"]])))
         self.line(f"written: {', '.join(path.name for path in paths)} in {self.out}")
         if self._store is not None:
             self._store.close()

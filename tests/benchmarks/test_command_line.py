@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("rich")
-pytest.importorskip("matplotlib")
-
 from benchmarks import cli
 from benchmarks.cli import COMMANDS, main
 from benchmarks.datasets import data

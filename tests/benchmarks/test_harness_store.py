@@ -9,14 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import environment
-
-pytest.importorskip("rich")
-pytest.importorskip("matplotlib")
-
 from benchmarks.cli import main
-from benchmarks.harness import quantities, session
-from benchmarks.harness.measuring import fresh, timing
+from benchmarks.harness import environment, quantities, session
+from benchmarks.harness.measuring import fresh
 from benchmarks.harness.store import Store, write_atomic
 from benchmarks.studies import dictionary_lookup
 
@@ -161,15 +156,6 @@ def test_a_code_change_drops_the_units_of_every_benchmark(
     store("a").put({"what": "times"}, 1)
     assert store("a").found == 1
     assert store("b").found == 0
-
-
-def test_contestants_alternate() -> None:
-    calls: list[str] = []
-    seconds = timing.alternate(
-        {name: lambda n=name: calls.append(n) for name in "abc"}, rounds=3, warmup=1
-    )
-    assert calls == [*"abc", *"abc", *"bca", *"cab"]
-    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
 
 
 def test_numbers_as_reported() -> None:

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("rich")
-pytest.importorskip("matplotlib")
-
 import torch
 from torch import Tensor
 from torch_geometric.nn import GATConv
@@ -33,15 +28,7 @@ from benchmarks.studies import (
     noise,
     training,
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors gain nothing from threads, and lose much on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.benchmarks.small import small_dataset
 
 
 @pytest.fixture
@@ -417,31 +404,6 @@ def test_noise_bands_are_ranges_where_seeds_are_few() -> None:
     assert noise._bands_text([2, 3]) == "from the lowest to the highest seed"
     assert noise._bands_text([10, 5]) == "one standard deviation to each side"
     assert "where they are fewer than 5" in noise._bands_text([10, 2])
-
-
-def small_dataset(name: str, root: object = None) -> data.Dataset:
-    """A two-class random graph under any name, with ten splits where the real one has them."""
-    from torch_geometric.data import Data
-
-    generator = torch.Generator().manual_seed(0)
-    y = torch.arange(40) % 2
-    x = torch.randn(40, 5, generator=generator) + y[:, None]
-    source, target = torch.randint(40, (2, 60), generator=generator)
-    edge_index = torch.stack([torch.cat([source, target]), torch.cat([target, source])])
-    masks = torch.zeros(3, 40, dtype=torch.bool)
-    for number in range(3):
-        masks[number, number * 12 : number * 12 + 12] = True
-    shape = (40, 10) if name in data.HETEROPHILOUS else (40,)
-    masks = masks.unsqueeze(-1).expand(3, 40, 10) if len(shape) == 2 else masks
-    graph = Data(
-        x=x,
-        y=y,
-        edge_index=edge_index,
-        train_mask=masks[0],
-        val_mask=masks[1],
-        test_mask=masks[2],
-    )
-    return data.Dataset(name, graph, 2)
 
 
 def test_lookup_task_is_what_the_paper_describes() -> None:

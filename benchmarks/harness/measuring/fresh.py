@@ -62,6 +62,7 @@ def measure(
     *,
     limit_bytes: int | None = None,
     timeout: float = 600.0,
+    environment: Mapping[str, str] | None = None,
 ) -> Measured:
     """Runs ``target`` ("module:function", returns a :class:`Step`) in a fresh process.
 
@@ -70,6 +71,7 @@ def measure(
         arguments: keyword arguments of the function, JSON.
         limit_bytes: memory the child may allocate; beyond it the failure is "memory".
         timeout: seconds, then the failure is "timeout".
+        environment: variables the child gets besides those of this process.
     """
     import torch
 
@@ -84,7 +86,7 @@ def measure(
     try:
         done = subprocess.run(
             command,
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | (environment or {}) | {"PYTHONPATH": path},
             capture_output=True,
             text=True,
             timeout=timeout,

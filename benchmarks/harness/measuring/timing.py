@@ -48,7 +48,6 @@ def alternate(
     warmup: int = 2,
     device: str = "cpu",
     repeats: Mapping[str, int] | None = None,
-    after_round: Callable[[int], None] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds per call of each contestant, one call of each per round.
 
@@ -67,6 +66,4 @@ def alternate(
         for name in names[turn:] + names[:turn]:
             for _ in range((repeats or {}).get(name, 1)):
                 seconds[name].append(measure(contestants[name]))
-        if after_round is not None:
-            after_round(number)
     return seconds

@@ -86,7 +86,7 @@ def to_markdown(found: list[dict[str, Any]]) -> str:
     parts = ["# gatv2_pyg: benchmark report"]
     parts.append("\n".join(f"- **{_name(result)}.** {_lead(result)}" for result in found))
     for result in found:
-        named = result | {"title": _name(result)}
+        named = result | {"title": _name(result), "verdict": ""}
         parts.append(result_files.to_markdown(named, heading="##").rstrip())
     return "\n\n".join(parts) + "\n"
 

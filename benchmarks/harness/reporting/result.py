@@ -43,6 +43,7 @@ class Result:
     Args:
         title: heading in the report.
         headline: the finding in one or two sentences, with its figures, made from the data.
+        verdict: how many requirements are met, for the page of this result alone.
         settings: what was run (JSON), seeds included.
         tables, pictures: shown in this order.
         data: the raw numbers (JSON).
@@ -58,3 +59,4 @@ class Result:
     data: Any = None
     notes: list[str] = field(default_factory=list)
     stand_in: str | None = None
+    verdict: str = ""

@@ -18,6 +18,7 @@ from benchmarks.harness.reporting.result import Picture, Result
 from benchmarks.harness.store import write_atomic
 
 SCHEMA = 1
+WIDTH = 100
 
 
 def to_json(result: Result, *, stem: str, extra: dict[str, Any]) -> dict[str, Any]:
@@ -31,6 +32,7 @@ def to_json(result: Result, *, stem: str, extra: dict[str, Any]) -> dict[str, An
         "stem": stem,
         "title": result.title,
         "headline": result.headline,
+        "verdict": result.verdict,
         "stand_in": result.stand_in,
         **extra,
         "settings": result.settings,
@@ -96,7 +98,7 @@ def to_markdown(result: dict[str, Any], *, heading: str = "#") -> str:
     parts = [f"{heading} {result['title']}"]
     if result["stand_in"]:
         parts.append(f"> **Not the real data:** {result['stand_in']}.")
-    parts.append(result["headline"])
+    parts.append(" ".join(filter(None, [result["headline"], result.get("verdict")])))
     for table in result["tables"]:
         parts.append(f"**{table['title']}**")
         parts.append(table_markdown(table))
@@ -124,8 +126,25 @@ def write(out: Path, result: dict[str, Any], pictures: Sequence[Picture]) -> lis
     paths.append(out / f"{result['stem']}.md")
     write_atomic(paths[-1], to_markdown(result))
     paths.append(out / f"{result['stem']}.json")
-    write_atomic(paths[-1], json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(paths[-1], to_text(result) + "\n")
     return paths
+
+
+def to_text(value: Any, depth: int = 0) -> str:
+    """JSON whose lists and objects stand on one line each where they fit in 100 columns."""
+    line = json.dumps(value, ensure_ascii=False)
+    if len(line) + depth <= WIDTH or not isinstance(value, (dict, list)) or not value:
+        return line
+    if isinstance(value, dict):
+        parts = [
+            f"{json.dumps(key, ensure_ascii=False)}: {to_text(part, depth + 1)}"
+            for key, part in value.items()
+        ]
+    else:
+        parts = [to_text(part, depth + 1) for part in value]
+    first, last = "{}" if isinstance(value, dict) else "[]"
+    indent = " " * (depth + 1)
+    return f"{first}\n{indent}" + f",\n{indent}".join(parts) + f"\n{' ' * depth}{last}"
 
 
 def load(path: Path) -> dict[str, Any]:
