@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from benchmarks.cost import bench
 from benchmarks.cost.bench import Bench
 from benchmarks.cost.problems import correctness, floor
 from benchmarks.cost.problems.cases import CASES, GRAPHS, Case, build, count
-from benchmarks.cost.problems.runners import Runner, make_layer, module_of
-from benchmarks.layers.contestants import COMPARED, OURS, PYG_GATV2
+from benchmarks.cost.problems.runners import Runner, make_layer, module_of, runner_of
+from benchmarks.harness.measuring.race import Raced
+from benchmarks.layers.contestants import COLD, COMPARED, OURS, PYG_GATV2
+from gatv2_pyg import Graph
 
 SMALL = Case("small", "random", nodes=40, edges=300, heads=2, channels=8)
 
@@ -148,7 +153,94 @@ def test_the_floor_gathers_the_rows_of_every_edge():
 
 def test_compiled_peer_is_checked_and_quiet(recwarn):
     problem = build(SMALL)
-    bench = Bench("cpu", backend="auto", budget=0.01, min_rounds=2)
-    checked = bench.check(problem, [OURS, PYG_GATV2, COMPARED["compiled"]])
+    of = Bench("cpu", backend="auto", budget=0.01, min_rounds=2)
+    checked = of.check(problem, [OURS, PYG_GATV2, COMPARED["compiled"]])
     assert checked["errors"]["compiled"]["out"] < 1e-5
     assert not recwarn.list
+
+
+@pytest.fixture
+def grouped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of edges of every graph that is grouped."""
+    found: list[int] = []
+    real = Graph.from_edge_index.__func__
+
+    def from_edge_index(cls: type[Graph], edge_index: torch.Tensor, *args: Any, **kwargs: Any):
+        found.append(edge_index.size(1))
+        return real(cls, edge_index, *args, **kwargs)
+
+    monkeypatch.setattr(Graph, "from_edge_index", classmethod(from_edge_index))
+    return found
+
+
+@pytest.mark.parametrize("method", ["forward", "step"])
+def test_a_new_graph_is_grouped_every_call_and_no_other(method: str, grouped: list[int]) -> None:
+    problem = build(SMALL)
+    for contestant, calls in ((COLD, 4), (OURS, 1)):
+        runner = runner_of(contestant, module_of(contestant, problem), problem)
+        grouped.clear()
+        for _ in range(4):
+            getattr(runner, method)()
+        assert len(grouped) == calls
+
+
+def test_rows_of_new_graphs_are_those_of_new_graphs(
+    grouped: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of the rows of `overhead`: calls after the first group the edges, or do not."""
+    groupings = []
+
+    def race(calls: Any, **options: Any) -> Raced:
+        calls["ours"]()
+        grouped.clear()
+        calls["ours"]()
+        groupings.append(len(grouped))
+        return Raced({name: [1.0] for name in calls}, dict.fromkeys(calls, 1))
+
+    monkeypatch.setattr(bench, "race", race)
+    monkeypatch.setattr(bench, "TINY_CALLS", 3)
+    found = Bench("cpu", backend="auto", budget=1, min_rounds=1).overhead(build(SMALL))
+    assert dict(zip(found, groupings, strict=True)) == {
+        "forward": 0,
+        "forward, new graph": 3,
+        "training step": 0,
+        "training step, new graph": 3,
+    }
+    # A race of 1 s, in calls of which each holds three.
+    assert found["forward"]["seconds"]["ours"][1] == pytest.approx(1 / 3, abs=1e-5)
+
+
+def test_kernels_group_what_their_columns_say(grouped: list[int]) -> None:
+    kernels = floor.Kernels(build(SMALL))
+    grouped.clear()
+    assert kernels.forward().isfinite().all()
+    kernels.step()
+    assert grouped == []
+    assert kernels.group()._by_src == {}
+    assert kernels.group_both()._by_src != {}
+    assert grouped == [300, 300]
+    (out, *grads) = (kernels._attend(kernels.leaves), *kernels.step())
+    torch.testing.assert_close(kernels.forward(), out.detach())
+    expected = torch.autograd.grad(out, kernels.leaves, kernels.grad)
+    for grad, want in zip(grads, expected, strict=True):
+        torch.testing.assert_close(grad, want)
+
+
+def test_kernels_are_summarised_over_their_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {
+        "forward": [3.0, 6.0],
+        "step": [20.0, 30.0],
+        "group": [1.0, 1.0],
+        "gather": [1.0, 2.0],
+    }
+    seconds["group both"] = [2.0, 2.0]
+    raced = Raced(seconds, dict.fromkeys(seconds, 1))
+    monkeypatch.setattr(bench, "race", lambda calls, **options: raced)
+    found = Bench("cpu", backend="auto", budget=1, min_rounds=1).kernels(build(SMALL))
+    assert found["ratios"]["forward"] == [3.0, 3.0, 3.0]
+    assert found["ratios"]["backward"][1] == (17 + 12) / 2
+    assert found["ratios"]["step"][1] == (20 + 15) / 2
+    del seconds["gather"]
+    bandwidth = 0.5 * floor.Kernels(build(SMALL)).gather_bytes()
+    on_gpu = Bench("cpu", backend="auto", budget=1, min_rounds=1, bandwidth=bandwidth)
+    assert on_gpu.kernels(build(SMALL))["ratios"]["step"][1] == (20 + 30) / 2 / 2

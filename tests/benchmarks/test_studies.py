@@ -319,6 +319,8 @@ def test_random_edges_are_new_and_undirected(share: float) -> None:
     assert not (added[0] == added[1]).any()
     assert torch.equal(added.flip(0).sort(dim=1).values, added.sort(dim=1).values)
     assert torch.equal(noise.add_random_edges(edge_index, 2708, share, seed=1), noisy)
+    other = noise.add_random_edges(edge_index, 2708, share, seed=2)
+    assert torch.equal(other, noisy) == (share == 0)
 
 
 @pytest.mark.parametrize(
