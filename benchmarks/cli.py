@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
 import sys
@@ -67,9 +68,26 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
+# How --help names the rooms the subcommands are in.
+_ROOMS = {
+    "cora": "the main benchmark",
+    "studies": "what dynamic attention buys",
+    "cost": "what the layer costs",
+    "harness": "from the results",
+}
+
+
 def _listing() -> str:
     width = max(map(len, COMMANDS))
-    return "\n".join(f"  {name:<{width}}  {entry.help}" for name, entry in COMMANDS.items())
+    lines = []
+    for room, title in _ROOMS.items():
+        lines.append(f"{title}:")
+        lines += [
+            f"  {name:<{width}}  {entry.help}"
+            for name, entry in COMMANDS.items()
+            if entry.module.split(".")[0] == room
+        ]
+    return "\n".join(lines)
 
 
 def _main_parser() -> argparse.ArgumentParser:
@@ -83,7 +101,7 @@ def _main_parser() -> argparse.ArgumentParser:
             "Benchmarks of gatv2_pyg. Without a subcommand: cora, the quick forms of\n"
             "dictionary-lookup and speed, then the report; about 5 minutes on 2 cores, written to\n"
             "benchmarks/results/local. A subcommand writes to benchmarks/results.\n\n"
-            f"subcommands:\n{_listing()}\n\n"
+            f"{_listing()}\n\n"
             f"`{PROGRAM} SUBCOMMAND --help` shows the options of one."
         ),
     )
@@ -95,8 +113,11 @@ def _main_parser() -> argparse.ArgumentParser:
 
 def _load(name: str) -> ModuleType:
     if name not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        raise UsageError(f"unknown subcommand {name!r}: expected one of {known}")
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise UsageError(
+            f"unknown subcommand {name!r}{hint}: expected one of {', '.join(COMMANDS)}"
+        )
     return importlib.import_module(f"{__package__}.{COMMANDS[name].module}")
 
 

@@ -51,7 +51,12 @@ class Dataset:
 
     @property
     def label(self) -> str:
-        return f"{self.name} (generated stand-in)" if self.stand_in else self.name
+        return shown_name(self.name, self.stand_in)
+
+
+def shown_name(name: str, stand_in: str | None) -> str:
+    """A data set's name in headings and headlines; tables and pictures get their own label."""
+    return f"{name} (generated stand-in)" if stand_in else name
 
 
 def raw_files(name: str) -> tuple[str, ...]:

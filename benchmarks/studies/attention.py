@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from benchmarks.datasets.data import Dataset, load_or_stand_in
 from benchmarks.harness import options, quantities
-from benchmarks.harness.reporting.result import Picture, Result, Table
+from benchmarks.harness.reporting.result import Result
 from benchmarks.harness.session import Bar, Session
-from benchmarks.layers.contestants import GAT, OURS, Contestant
+from benchmarks.layers.contestants import Contestant
 from benchmarks.layers.networks import TwoLayerGAT
-from benchmarks.studies import attention_plots
+from benchmarks.studies import attention_report
+from benchmarks.studies.attention_report import CONTESTANTS, DRAWN_SEED, LOOKUP_HEADS, drawn_paper
 from benchmarks.studies.lookup_task import RECIPE, LookupModel, LookupTask
 from benchmarks.studies.training import NodeTask, fit
 from gatv2_pyg.attention import (
@@ -35,25 +36,9 @@ from gatv2_pyg.attention import (
     rank_agreement,
 )
 
-CONTESTANTS = (GAT, OURS)
-LOOKUP_HEADS = (1, 8)
 MEASURED_GRAPHS = 100
-# Of the models whose attention is drawn.
-DRAWN_SEED = 0
 CORA_RATE, CORA_DECAY = 0.005, 5e-4
 MAX_PATHS = 10**6
-# In the order of the data set's labels.
-CORA_TOPICS = (
-    "theory",
-    "reinforcement learning",
-    "genetic algorithms",
-    "neural networks",
-    "probabilistic methods",
-    "case based",
-    "rule learning",
-)
-# Of the paper whose neighbourhood is drawn.
-LEAST_NEIGHBOURS, MOST_NEIGHBOURS = 8, 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,21 +142,6 @@ def cora_unit(
     }
 
 
-def drawn_paper(data: Any) -> int:
-    """The paper whose neighbourhood is drawn, chosen by the graph alone.
-
-    Of the test papers with 8 to 12 neighbours (any papers if there is none), the one whose
-    neighbours have the most classes; the first of equals.
-    """
-    source, target = data.edge_index.cpu()
-    classes = torch.zeros(data.num_nodes, int(data.y.max()) + 1)
-    classes[target, data.y.cpu()[source]] = 1
-    degree = torch.bincount(target, minlength=data.num_nodes)
-    fits = (degree >= LEAST_NEIGHBOURS) & (degree <= MOST_NEIGHBOURS) & data.test_mask.cpu()
-    fits = fits if bool(fits.any()) else degree > 0
-    return int((classes.sum(1) * fits).argmax())
-
-
 def _attention_to(layer: AttentionWeights, paper: int) -> dict[str, list[float]]:
     edges = (layer.edge_index[1] == paper).nonzero().squeeze(1)
     return {
@@ -222,7 +192,7 @@ class _Run:
 
 def run(session: Session, args: argparse.Namespace) -> Result:
     job = _Run(session, args)
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    found: attention_report.Found = {}
     with session.progress("attention", job.total()) as bar:
         for heads in LOOKUP_HEADS:
             found[f"lookup-{heads}"] = {
@@ -232,161 +202,12 @@ def run(session: Session, args: argparse.Namespace) -> Result:
         found["cora"] = {
             c.key: [job.cora(bar, c, seed) for seed in range(job.seeds)] for c in CONTESTANTS
         }
-    return _result(job, found)
-
-
-def _cases(job: _Run) -> list[tuple[str, str, int]]:
-    """(name, key of the study, index of the layer) of all measured layers."""
-    plural = {1: "1 head", 8: "8 heads"}
-    return [
-        *(
-            (f"DictionaryLookup k={job.k}, {plural[heads]}", f"lookup-{heads}", 0)
-            for heads in LOOKUP_HEADS
-        ),
-        (f"{job.dataset.label}, layer 1", "cora", 0),
-        (f"{job.dataset.label}, layer 2", "cora", 1),
-    ]
-
-
-def _by_seed(units: list[dict[str, Any]], layer: int, measure: str) -> list[float]:
-    """Mean over heads, for each seed."""
-    return [quantities.mean(unit["layers"][layer][measure]) for unit in units]
-
-
-def _spread(values: list[float], digits: int = 3) -> str:
-    text = f"{quantities.mean(values):.{digits}f}"
-    return f"{text} ± {quantities.std(values):.{digits}f}" if len(values) > 1 else text
-
-
-def _result(job: _Run, found: dict[str, dict[str, list[dict[str, Any]]]]) -> Result:
-    cases = _cases(job)
-    rows, tau_rows, entropy_rows = [], [], []
-    for name, study, layer in cases:
-        for contestant in CONTESTANTS:
-            units = found[study][contestant.key]
-            first = units[0]["layers"][layer]
-            label = f"{name}: {contestant.label}"
-            rows.append(
-                [
-                    label,
-                    quantities.percent([unit["test"] for unit in units]),
-                    _spread(_by_seed(units, layer, "tau")),
-                    _spread(_by_seed(units, layer, "entropy")),
-                    _spread(_by_seed(units, layer, "normalized_entropy")),
-                ]
-            )
-            blanks = [""] * (max(LOOKUP_HEADS) - len(first["tau"]))
-            tau_rows.append([label, *(f"{value:.3f}" for value in first["tau"]), *blanks])
-            entropies = first["normalized_entropy"]
-            entropy_rows.append([label, *(f"{value:.3f}" for value in entropies), *blanks])
-
-    seeds = f"{job.seeds} seeds" if job.seeds > 1 else "1 seed"
-    spread = ", ± standard deviation over the seeds" if job.seeds > 1 else ""
-    heads = ["layer", *(f"head {h}" for h in range(1, max(LOOKUP_HEADS) + 1))]
-    tables = [
-        Table(
-            "Rank agreement and entropy of trained attention",
-            ["layer", "test accuracy (%)", "Kendall τ", "entropy (nats)", "entropy / ln(keys)"],
-            rows,
-            note=f"Mean over heads and {seeds}{spread}. τ is the mean over pairs of queries that "
-            "share at least two keys: 1 if every query ranks the keys alike. Entropy is the mean "
-            "over queries.",
-        ),
-        Table("Kendall τ of each head, seed 0", heads, tau_rows),
-        Table("Entropy / ln(keys) of each head, seed 0", heads, entropy_rows),
-    ]
-    return Result(
-        title="What attention does: static and dynamic ranking",
-        headline=_headline(job, found),
-        settings={
-            "seeds": list(range(job.seeds)),
-            "k": job.k,
-            "epochs on Cora": job.epochs,
-            "epochs on DictionaryLookup, at most": job.lookup_epochs,
-            "backend": job.args.backend,
-            "device": job.session.device,
-        },
-        tables=tables,
-        pictures=_pictures(job, found, cases),
-        data=found,
-        notes=[
-            _uniformity(job, found),
-            "GAT is static by theorem 1 of Brody et al. (2022): its τ of 1 is no finding about the "
-            "data but a check of the measure.",
-            f"On {job.dataset.label} half of the compared pairs of papers share at most "
-            f"{found['cora'][OURS.key][0]['layers'][0]['median_shared_keys']} keys (themselves "
-            "included where they are linked), so a τ there is often that of a single pair of keys.",
-        ],
-        stand_in=job.dataset.stand_in,
-    )
-
-
-def _uniformity(job: _Run, found: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
-    ratios = [
-        value
-        for units in found["cora"].values()
-        for unit in units
-        for layer in unit["layers"]
-        for value in layer["normalized_entropy"]
-    ]
-    return (
-        f"On {job.dataset.label} the entropy of every head, layer and model is between "
-        f"{min(ratios):.4f} and {max(ratios):.4f} of that of uniform attention."
-    )
-
-
-def _headline(job: _Run, found: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
-    def tau(study: str, contestant: Contestant, layer: int = 0) -> str:
-        return _spread(_by_seed(found[study][contestant.key], layer, "tau"))
-
-    def test(study: str, contestant: Contestant) -> str:
-        return quantities.percent([unit["test"] for unit in found[study][contestant.key]])
-
-    return (
-        f"Rank agreement of queries (Kendall τ) on DictionaryLookup with k = {job.k} and one head: "
-        f"GAT {tau('lookup-1', GAT)} at {test('lookup-1', GAT)} % test accuracy, GATv2 "
-        f"{tau('lookup-1', OURS)} at {test('lookup-1', OURS)} %. On {job.dataset.label}: GAT "
-        f"{tau('cora', GAT)} in layer 1 and {tau('cora', GAT, 1)} in layer 2 at "
-        f"{test('cora', GAT)} %, GATv2 {tau('cora', OURS)} and {tau('cora', OURS, 1)} at "
-        f"{test('cora', OURS)} %."
-    )
-
-
-def _pictures(
-    job: _Run, found: dict[str, dict[str, list[dict[str, Any]]]], cases: list[tuple[str, str, int]]
-) -> list[Picture]:
-    one_head = {
-        c: torch.tensor(found["lookup-1"][c.key][DRAWN_SEED]["matrix"]) for c in CONTESTANTS
+    settings = {
+        "seeds": list(range(job.seeds)),
+        "k": job.k,
+        "epochs on Cora": job.epochs,
+        "epochs on DictionaryLookup, at most": job.lookup_epochs,
+        "backend": args.backend,
+        "device": session.device,
     }
-    spread = [
-        (
-            name,
-            {c: [unit["layers"][layer] for unit in found[study][c.key]] for c in CONTESTANTS},
-        )
-        for name, study, layer in cases
-    ]
-    data = job.dataset.data
-    paper = drawn_paper(data)
-    attention: dict[Contestant, list[dict[str, Any]]] = {
-        c: found["cora"][c.key][DRAWN_SEED]["paper"] for c in CONTESTANTS
-    }
-    return [
-        attention_plots.heat_maps(one_head),
-        attention_plots.heads(spread, job.seeds),
-        attention_plots.neighbourhood(
-            paper,
-            data.y.tolist(),
-            None if job.dataset.stand_in else CORA_TOPICS,
-            _links_among(data.edge_index, paper),
-            attention,
-        ),
-    ]
-
-
-def _links_among(edge_index: Tensor, paper: int) -> list[tuple[int, int]]:
-    """Links between neighbours of a paper, once each."""
-    source, target = edge_index.cpu()
-    near = source[target == paper]
-    near = near[near != paper]
-    inside = torch.isin(source, near) & torch.isin(target, near) & (source < target)
-    return [(int(a), int(b)) for a, b in edge_index.cpu()[:, inside].t()]
+    return attention_report.result(job.dataset, found, settings)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.datasets.data import PLANETOID, Dataset, MissingData, load, load_or_stand_in
@@ -38,6 +39,9 @@ PUBLISHED: dict[tuple[str, str], tuple[float, float | None, str]] = {
     ("PubMed", "gat"): (79.0, 0.3, "GAT paper"),
     ("Cora", "gatv2"): (82.1, None, "reproduction"),
 }
+
+# Trainings by data set and variant.
+Found = dict[tuple[str, str], list[dict[str, Any]]]
 
 # Points of accuracy; an interval of the difference that stays within them is a tie.
 TIE = 1
@@ -78,7 +82,7 @@ def run(session: Session, args: argparse.Namespace) -> Result:
     epochs = session.choose(args.epochs, full=200, quick=100)
     backend = resolve_backend(args.backend, session.device)
     store = session.store()
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    found: Found = {}
     units = [(d, s, v) for d in datasets for s in range(seeds) for v in VARIANTS]
     with session.progress("citation", len(units)) as bar:
         for dataset, seed, variant in units:
@@ -88,24 +92,32 @@ def run(session: Session, args: argparse.Namespace) -> Result:
             work = functools.partial(train, variant, dataset, device=session.device, **settings)
             found.setdefault((dataset.name, variant.key), []).append(store.unit(key, work))
             bar.advance()
-    stand_in = next((d.stand_in for d in datasets if d.stand_in), None)
+    settings = {
+        "data": [dataset.label for dataset in datasets],
+        "seeds": list(range(seeds)),
+        "epochs": epochs,
+        "learning rate": [recipe(dataset.name).lr for dataset in datasets],
+        "weight decay": [recipe(dataset.name).weight_decay for dataset in datasets],
+        "backend": backend,
+        "device": session.device,
+    }
+    return result(datasets, found, settings, notes)
+
+
+def result(
+    datasets: Sequence[Dataset], found: Found, settings: dict[str, Any], notes: Sequence[str]
+) -> Result:
+    """The result of ``citation`` from its raw data, by data set and variant."""
+    seeds = len(settings["seeds"])
     return Result(
         title="Citation graphs: GAT and GATv2 over many seeds",
         headline=_headline(datasets, found, seeds),
-        settings={
-            "data": [dataset.label for dataset in datasets],
-            "seeds": list(range(seeds)),
-            "epochs": epochs,
-            "learning rate": [recipe(dataset.name).lr for dataset in datasets],
-            "weight decay": [recipe(dataset.name).weight_decay for dataset in datasets],
-            "backend": backend,
-            "device": session.device,
-        },
+        settings=settings,
         tables=[_table(datasets, found, seeds)],
         pictures=[_picture(datasets, found, seeds)],
         data=[{"data": d, "model": m, "seeds": units} for (d, m), units in found.items()],
-        notes=notes,
-        stand_in=stand_in,
+        notes=list(notes),
+        stand_in=next((d.stand_in for d in datasets if d.stand_in), None),
     )
 
 
@@ -120,9 +132,7 @@ def _published(dataset: Dataset, variant: Variant) -> str:
     return f"{value:.1f}{f' ± {spread:.1f}' if spread is not None else ''} ({source})"
 
 
-def _table(
-    datasets: list[Dataset], found: dict[tuple[str, str], list[dict[str, Any]]], seeds: int
-) -> Table:
+def _table(datasets: Sequence[Dataset], found: Found, seeds: int) -> Table:
     rows = []
     for variant in VARIANTS:
         row = [variant.label]
@@ -130,7 +140,7 @@ def _table(
             units = found[dataset.name, variant.key]
             row += [quantities.percent(_tests(units)), _published(dataset, variant)]
         rows.append(row)
-    columns = ["", *(c for d in datasets for c in (f"{d.label} (%)", "published"))]
+    columns = ["", *(c for d in datasets for c in (f"{d.name} (%)", "published"))]
     return Table(
         "Test accuracy on the public split",
         columns,
@@ -140,9 +150,7 @@ def _table(
     )
 
 
-def _headline(
-    datasets: list[Dataset], found: dict[tuple[str, str], list[dict[str, Any]]], seeds: int
-) -> str:
+def _headline(datasets: Sequence[Dataset], found: Found, seeds: int) -> str:
     parts = []
     for dataset in datasets:
         gat = _tests(found[dataset.name, "gat"])
@@ -168,13 +176,11 @@ def _verdict(gat: list[float], gatv2: list[float]) -> str:
     return f"{text}: a tie within {quantities.count(TIE, 'point')}" if tie else text
 
 
-def _picture(
-    datasets: list[Dataset], found: dict[tuple[str, str], list[dict[str, Any]]], seeds: int
-) -> Picture:
+def _picture(datasets: Sequence[Dataset], found: Found, seeds: int) -> Picture:
     with plots.style():
         figure, panels = plots.panels(len(datasets), size=(4.6, 2.9))
         for number, (axes, dataset) in enumerate(zip(panels, datasets, strict=True)):
-            axes.set_title(dataset.label)
+            axes.set_title(dataset.name)
             for place, variant in enumerate(VARIANTS[::-1]):
                 _draw(axes, place, dataset, variant, _tests(found[dataset.name, variant.key]))
             axes.set_ylim(-0.6, len(VARIANTS) - 0.3)

@@ -184,40 +184,34 @@ def run(session: Session, args: argparse.Namespace) -> Result:
             }
             found.setdefault((h, contestant.key, k), []).append(store.unit(key, work))
             bar.advance()
-    return _result(session, args, found, sizes, heads, seeds, epochs, backend)
+    settings = {
+        "k": sizes,
+        "heads": heads,
+        "seeds": list(range(seeds)),
+        "epochs": f"{epochs} at most",
+        "graphs": args.graphs,
+        "batch": BATCH_SIZE,
+        "GATv2 weights": "shared",
+        "channels": 128,
+        **RECIPE_TEXT,
+        "backend": backend,
+        "device": session.device,
+    }
+    return result(found, settings, epochs)
 
 
 def _values(units: Sequence[dict[str, Any]], part: str) -> list[float]:
     return [unit[part] for unit in units]
 
 
-def _result(
-    session: Session,
-    args: argparse.Namespace,
-    found: Scores,
-    sizes: list[int],
-    heads: list[int],
-    seeds: int,
-    epochs: int,
-    backend: str,
-) -> Result:
+def result(found: Scores, settings: dict[str, Any], epochs: int) -> Result:
+    """The result of ``dictionary-lookup`` from its raw data, by heads, layer and k."""
+    sizes, heads, seeds = settings["k"], settings["heads"], len(settings["seeds"])
     compared = {1, 8} & set(heads)
     return Result(
         title="DictionaryLookup: what only dynamic attention can do",
         headline=_headline(found, sizes, heads, seeds),
-        settings={
-            "k": sizes,
-            "heads": heads,
-            "seeds": list(range(seeds)),
-            "epochs": f"{epochs} at most",
-            "graphs": args.graphs,
-            "batch": BATCH_SIZE,
-            "GATv2 weights": "shared",
-            "channels": 128,
-            **RECIPE_TEXT,
-            "backend": backend,
-            "device": session.device,
-        },
+        settings=settings,
         tables=[_table(found, sizes, h, seeds) for h in heads],
         pictures=[_picture(found, sizes, heads, seeds)],
         data=[
@@ -226,7 +220,11 @@ def _result(
         ],
         notes=[
             PAPER_TEXT,
-            *([_beside_the_paper(found, sizes, heads, epochs, args.graphs)] if compared else []),
+            *(
+                [_beside_the_paper(found, sizes, heads, epochs, settings["graphs"])]
+                if compared
+                else []
+            ),
             FUSED_GAT_NOTE,
             "GATv2 shares its two weight matrices here, so it has as many parameters as GAT. "
             "All layers are trained alike; a training ends when every training query stays "

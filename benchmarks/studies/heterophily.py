@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.datasets.data import HETEROPHILOUS, Dataset, load
@@ -89,25 +90,37 @@ def run(session: Session, args: argparse.Namespace) -> Result:
             found.setdefault((dataset.name, variant.key), []).append(store.unit(key, work))
             bar.advance()
     how = recipe(names[0])
+    settings = {
+        "data": names,
+        "splits": list(range(seeds)),
+        "seeds": list(range(seeds)),
+        "epochs": epochs,
+        "evaluated every": f"{how.evaluate_every} epochs",
+        "learning rate": how.lr,
+        "timed steps": rounds,
+        "backend": backend,
+        "device": session.device,
+    }
+    return result(datasets, found, times, settings)
+
+
+def result(
+    datasets: Sequence[Dataset], found: Found, times: Times, settings: dict[str, Any]
+) -> Result:
+    """The result of ``heterophily`` from its raw data, by data set and variant."""
+    seeds, rounds = len(settings["splits"]), settings["timed steps"]
     return Result(
         title="Heterophilous graphs: GAT and GATv2 on the given splits",
         headline=_headline(datasets, found, times, seeds),
-        settings={
-            "data": names,
-            "splits": list(range(seeds)),
-            "seeds": list(range(seeds)),
-            "epochs": epochs,
-            "evaluated every": f"{how.evaluate_every} epochs",
-            "learning rate": how.lr,
-            "timed steps": rounds,
-            "backend": backend,
-            "device": session.device,
-        },
+        settings=settings,
         tables=[_table(dataset, found, times, seeds, rounds) for dataset in datasets],
         pictures=[_picture(datasets, found, times, seeds, rounds)],
         data={
             "scores": [{"data": d, "model": m, "splits": units} for (d, m), units in found.items()],
             "step_seconds": times,
+            "graphs": {
+                d.name: {"nodes": d.data.num_nodes, "edges": d.data.num_edges} for d in datasets
+            },
         },
         notes=[FUSED_GAT_NOTE],
     )
@@ -137,7 +150,7 @@ def _table(dataset: Dataset, found: Found, times: Times, seeds: int, rounds: int
     )
 
 
-def _headline(datasets: list[Dataset], found: Found, times: Times, seeds: int) -> str:
+def _headline(datasets: Sequence[Dataset], found: Found, times: Times, seeds: int) -> str:
     parts = []
     for dataset in datasets:
         gat, gatv2 = (
@@ -154,7 +167,7 @@ def _headline(datasets: list[Dataset], found: Found, times: Times, seeds: int) -
 
 
 def _picture(
-    datasets: list[Dataset], found: Found, times: Times, seeds: int, rounds: int
+    datasets: Sequence[Dataset], found: Found, times: Times, seeds: int, rounds: int
 ) -> Picture:
     with plots.style():
         figure, panels = plots.panels(2, len(datasets), size=(5.6, 2.5))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -138,17 +138,25 @@ def run(session: Session, args: argparse.Namespace) -> Result:
             work = functools.partial(_train, variant, dataset, device=session.device, **settings)
             found.setdefault((dataset.name, variant.key, share), []).append(store.unit(key, work))
             bar.advance()
+    settings = {
+        "data": [dataset.label for dataset in datasets],
+        "p": shares,
+        "seeds": [f"{name}: {number}" for name, number in seeds.items()],
+        "epochs": epochs,
+        "backend": backend,
+        "device": session.device,
+    }
+    return result(datasets, found, settings)
+
+
+def result(datasets: Sequence[Dataset], found: Found, settings: dict[str, Any]) -> Result:
+    """The result of ``noise`` from its raw data, by data set, variant and share."""
+    shares = settings["p"]
+    seeds = {d.name: len(found[d.name, VARIANTS[0].key, shares[0]]) for d in datasets}
     return Result(
         title="Robustness to random edges",
         headline=_headline(datasets, found, shares),
-        settings={
-            "data": [dataset.label for dataset in datasets],
-            "p": shares,
-            "seeds": [f"{name}: {number}" for name, number in seeds.items()],
-            "epochs": epochs,
-            "backend": backend,
-            "device": session.device,
-        },
+        settings=settings,
         tables=[_table(dataset, found, shares, seeds[dataset.name]) for dataset in datasets],
         pictures=[_picture(datasets, found, shares, seeds)],
         notes=[FUSED_GAT_NOTE],
@@ -173,14 +181,14 @@ def _table(dataset: Dataset, found: Found, shares: list[float], seeds: int) -> T
         for share in shares
     ]
     return Table(
-        f"{dataset.label}: {recipe(dataset.name).metric_name}",
+        f"{dataset.name}: {recipe(dataset.name).metric_name}",
         ["edges added (p)", *(v.label for v in VARIANTS)],
         rows,
         note=f"Mean ± standard deviation over {quantities.count(seeds, 'seed')}.",
     )
 
 
-def _headline(datasets: list[Dataset], found: Found, shares: list[float]) -> str:
+def _headline(datasets: Sequence[Dataset], found: Found, shares: list[float]) -> str:
     parts = []
     for dataset in datasets:
         lost = []
@@ -221,7 +229,7 @@ def _bands_text(seeds: Collection[int]) -> str:
 
 
 def _picture(
-    datasets: list[Dataset], found: Found, shares: list[float], seeds: dict[str, int]
+    datasets: Sequence[Dataset], found: Found, shares: list[float], seeds: dict[str, int]
 ) -> Picture:
     with plots.style():
         figure, panels = plots.panels(len(datasets), size=(5.2, 3.6))
@@ -259,7 +267,7 @@ def _picture(
                 )
             axes.set_xlim(right=shares[-1] + 0.22 * ((shares[-1] - shares[0]) or 1))
             axes.set_xticks(shares)
-            axes.set_title(dataset.label)
+            axes.set_title(dataset.name)
             axes.set_xlabel("random edges added, share p of |E|")
             axes.set_ylabel(recipe(dataset.name).metric_name)
     counts = ", ".join(

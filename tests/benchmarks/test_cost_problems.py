@@ -210,15 +210,27 @@ def test_rows_of_new_graphs_are_those_of_new_graphs(
     assert found["forward"]["seconds"]["ours"][1] == pytest.approx(1 / 3, abs=1e-5)
 
 
-def test_kernels_group_what_their_columns_say(grouped: list[int]) -> None:
+def test_kernels_group_what_their_columns_say(
+    grouped: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_source: list[int] = []
+    real = Graph.by_src
+
+    def by_src(self: Graph) -> Any:
+        by_source.append(self.num_ids)
+        return real.__get__(self)
+
+    monkeypatch.setattr(Graph, "by_src", property(by_src))
     kernels = floor.Kernels(build(SMALL))
     grouped.clear()
     assert kernels.forward().isfinite().all()
     kernels.step()
     assert grouped == []
-    assert kernels.group()._by_src == {}
-    assert kernels.group_both()._by_src != {}
-    assert grouped == [300, 300]
+    by_source.clear()
+    kernels.group()
+    assert (grouped, by_source) == ([300], [])
+    kernels.group_both()
+    assert (grouped, by_source) == ([300, 300], [340])
     (out, *grads) = (kernels._attend(kernels.leaves), *kernels.step())
     torch.testing.assert_close(kernels.forward(), out.detach())
     expected = torch.autograd.grad(out, kernels.leaves, kernels.grad)
