@@ -55,16 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-dense", action="store_true", help="leave dense attention out (it needs some 6 GiB)"
     )
-    parser.add_argument(
-        "--rounds",
-        type=options.whole(),
-        metavar="N",
-        help="timed training steps of each layer, in turn (default: 40, quick 10)",
-    )
-    options.add_quick(parser, "1 seed, 30 epochs, 10 timed steps")
-    options.add_run(parser)
-    options.add_data(parser)
-    options.add_backend(parser)
+    options.add_rounds(parser, "40, quick 10")
+    options.add_common(parser, quick="1 seed, 30 epochs, 10 timed steps")
 
 
 def make_model(contestant: Contestant, dataset: Dataset, backend: str) -> TwoLayerGAT:
@@ -92,12 +84,7 @@ def _train(
         lr=LEARNING_RATE,
         weight_decay=WEIGHT_DECAY,
     )
-    return {
-        "val": found.best["val"],
-        "test": found.best["test"],
-        "epoch": found.best_epoch,
-        "epoch_seconds": quantities.median(found.epoch_seconds),
-    }
+    return found.summary()
 
 
 def _disagreement(

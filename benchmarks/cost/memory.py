@@ -32,24 +32,10 @@ DEFAULT_CASES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--cases",
-        type=options.names(tuple(CASES), "case"),
-        metavar="NAME,...",
-        help=f"any of {', '.join(CASES)} (default: {', '.join(DEFAULT_CASES['cpu'])}, on CUDA "
-        "large-8x16 too; quick random-8x16)",
-    )
-    parser.add_argument(
-        "--scale",
-        type=options.real(0.001, 1),
-        default=1.0,
-        metavar="FACTOR",
-        help="shrink the generated graphs (default: 1)",
-    )
-    options.add_quick(parser, "one case")
-    options.add_run(parser)
-    options.add_data(parser)
-    options.add_backend(parser)
+    usual = f"{', '.join(DEFAULT_CASES['cpu'])}, on CUDA large-8x16 too; quick random-8x16"
+    options.add_names(parser, "--cases", tuple(CASES), "case", usual)
+    options.add_scale(parser)
+    options.add_common(parser, quick="one case")
 
 
 def step(

@@ -54,12 +54,7 @@ STEPS, SECONDS, TIMEOUT = 5, 2.0, 150.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--axes",
-        type=options.names(AXES, "axis"),
-        metavar="NAME,...",
-        help=f"what to vary, any of {', '.join(AXES)} (default: all; quick {', '.join(QUICK)})",
-    )
+    options.add_names(parser, "--axes", AXES, "axis", f"all; quick {', '.join(QUICK)}")
     parser.add_argument(
         "--max-edges",
         type=options.whole(10**4),
@@ -75,9 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-search", action="store_true", help="do not search for the largest graph (quick)"
     )
-    options.add_quick(parser, "two axes of two or three points, no search, memory limit 2 GiB")
-    options.add_run(parser)
-    options.add_backend(parser)
+    options.add_common(
+        parser, quick="two axes of two or three points, no search, limit 2 GiB", data=False
+    )
 
 
 def case_of(axis: str, value: float) -> Case:

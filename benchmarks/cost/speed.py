@@ -50,13 +50,8 @@ TINY = Case("tiny", "random", nodes=30, edges=90)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--cases",
-        type=options.names(tuple(CASES), "case"),
-        metavar="NAME,...",
-        help=f"any of {', '.join(CASES)} (default: all that suit the device, "
-        f"quick {', '.join(QUICK_CASES)})",
-    )
+    usual = f"all that suit the device, quick {', '.join(QUICK_CASES)}"
+    options.add_names(parser, "--cases", tuple(CASES), "case", usual)
     parser.add_argument(
         "--budget",
         type=options.real(0.01),
@@ -64,20 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="time for each group of contestants, beyond its smallest number of rounds "
         "(default: 8, quick 4)",
     )
-    parser.add_argument(
-        "--scale",
-        type=options.real(0.001, 1),
-        default=1.0,
-        metavar="FACTOR",
-        help="shrink the generated graphs (default: 1)",
-    )
+    options.add_scale(parser)
     parser.add_argument(
         "--no-compile", action="store_true", help="leave torch.compile out (quick leaves it out)"
     )
-    options.add_quick(parser, "three cases, fewer rounds, no torch.compile")
-    options.add_run(parser)
-    options.add_data(parser)
-    options.add_backend(parser)
+    options.add_common(parser, quick="three cases, fewer rounds, no torch.compile")
 
 
 def contestants_for(case: Case, device: str, *, compile: bool) -> list[Contestant]:

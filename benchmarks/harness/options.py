@@ -83,7 +83,7 @@ def existing_folder(text: str) -> Path:
     return Path(text)
 
 
-def add_run(parser: argparse.ArgumentParser, *, device: bool = True, out: Path = RESULTS) -> None:
+def add_run(parser: argparse.ArgumentParser, *, out: Path = RESULTS) -> None:
     """``--out``, ``--fresh``, ``--device``, ``--threads``: every benchmark takes these."""
     default = out.relative_to(RESULTS.parent.parent)
     parser.add_argument(
@@ -98,25 +98,61 @@ def add_run(parser: argparse.ArgumentParser, *, device: bool = True, out: Path =
         action="store_true",
         help="measure everything anew: drop what an interrupted run has kept",
     )
-    if device:
-        parser.add_argument(
-            "--device",
-            type=_device,
-            default="auto",
-            metavar="DEVICE",
-            help="cpu, cuda or cuda:N (default: cuda where there is one, else cpu)",
-        )
-        parser.add_argument(
-            "--threads",
-            type=whole(),
-            metavar="N",
-            help="CPU threads (default: what torch chooses)",
-        )
+    parser.add_argument(
+        "--device",
+        type=_device,
+        default="auto",
+        metavar="DEVICE",
+        help="cpu, cuda or cuda:N (default: cuda where there is one, else cpu)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=whole(),
+        metavar="N",
+        help="CPU threads (default: what torch chooses)",
+    )
 
 
-def add_quick(parser: argparse.ArgumentParser, what: str) -> None:
-    """``--quick``; ``what`` says in a few words what the quick form does."""
-    parser.add_argument("--quick", action="store_true", help=f"in two minutes: {what}")
+def add_common(parser: argparse.ArgumentParser, *, quick: str, data: bool = True) -> None:
+    """``--quick`` (``quick`` says what it does), and what the main benchmark takes too."""
+    parser.add_argument("--quick", action="store_true", help=f"in two minutes: {quick}")
+    add_run(parser)
+    if data:
+        add_data(parser)
+    add_backend(parser)
+
+
+def add_names(
+    parser: argparse.ArgumentParser, flag: str, known: tuple[str, ...], what: str, default: str
+) -> None:
+    """An option of names out of ``known``; ``what`` one is, ``default`` in words."""
+    parser.add_argument(
+        flag,
+        type=names(known, what),
+        metavar="NAME,...",
+        help=f"any of {', '.join(known)} (default: {default})",
+    )
+
+
+def add_rounds(parser: argparse.ArgumentParser, default: str) -> None:
+    """``--rounds`` of timed training steps."""
+    parser.add_argument(
+        "--rounds",
+        type=whole(),
+        metavar="N",
+        help=f"timed training steps of each layer, in turn (default: {default})",
+    )
+
+
+def add_scale(parser: argparse.ArgumentParser) -> None:
+    """``--scale`` of generated graphs."""
+    parser.add_argument(
+        "--scale",
+        type=real(0.001, 1),
+        default=1.0,
+        metavar="FACTOR",
+        help="shrink the generated graphs (default: 1)",
+    )
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

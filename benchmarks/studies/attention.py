@@ -53,10 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="most epochs on DictionaryLookup; a model that fits all training graphs stops "
         "earlier (default: 60, quick 20)",
     )
-    options.add_quick(parser, "1 seed, 100 epochs on Cora, at most 20 on DictionaryLookup")
-    options.add_run(parser)
-    options.add_data(parser)
-    options.add_backend(parser)
+    options.add_common(parser, quick="1 seed, 100 epochs on Cora, at most 20 on DictionaryLookup")
 
 
 def measures(layer: AttentionWeights) -> dict[str, Any]:

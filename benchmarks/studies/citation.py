@@ -48,17 +48,11 @@ TIE = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--datasets",
-        type=options.names(PLANETOID, "data set"),
-        metavar="NAME,...",
-        help="of Cora, CiteSeer, PubMed (default: all that can be had, quick Cora)",
+    options.add_names(
+        parser, "--datasets", PLANETOID, "data set", "all that can be had, quick Cora"
     )
     options.add_training(parser, seeds="20, quick 2", epochs="200, quick 100")
-    options.add_quick(parser, "Cora, 2 seeds, 100 epochs")
-    options.add_run(parser)
-    options.add_data(parser)
-    options.add_backend(parser)
+    options.add_common(parser, quick="Cora, 2 seeds, 100 epochs")
 
 
 def _datasets(session: Session, args: argparse.Namespace, notes: list[str]) -> list[Dataset]:

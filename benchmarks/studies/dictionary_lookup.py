@@ -98,9 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="graphs, 80 %% of them for training (default: 2000; k! if that is less)",
     )
     options.add_training(parser, seeds="3", epochs="60, quick 12, of 50 updates each")
-    options.add_quick(parser, "k 4 and 10, one head, 12 epochs")
-    options.add_run(parser)
-    options.add_backend(parser)
+    options.add_common(parser, quick="k 4 and 10, one head, 12 epochs", data=False)
 
 
 def train(

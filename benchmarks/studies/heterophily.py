@@ -37,25 +37,12 @@ SPLITS = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--datasets",
-        type=options.names(HETEROPHILOUS, "data set"),
-        metavar="NAME,...",
-        help="of Tolokers, Minesweeper (default: both, quick Minesweeper)",
-    )
+    options.add_names(parser, "--datasets", HETEROPHILOUS, "data set", "both, quick Minesweeper")
     options.add_training(
         parser, seeds="10, quick 2; seed i is given split i", epochs="300, quick 60"
     )
-    parser.add_argument(
-        "--rounds",
-        type=options.whole(),
-        metavar="N",
-        help="timed training steps of each layer, in turn (default: 5)",
-    )
-    options.add_quick(parser, "Minesweeper, 2 splits, 60 epochs")
-    options.add_run(parser)
-    options.add_data(parser)
-    options.add_backend(parser)
+    options.add_rounds(parser, "5")
+    options.add_common(parser, quick="Minesweeper, 2 splits, 60 epochs")
 
 
 Found = dict[tuple[str, str], list[dict[str, Any]]]

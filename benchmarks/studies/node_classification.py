@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.datasets.data import HETEROPHILOUS, Dataset
-from benchmarks.harness import quantities
 from benchmarks.harness.measuring import timing
 from benchmarks.harness.reporting.palette import ORANGE, SKY, VERMILION
 from benchmarks.layers.contestants import FUSED_GAT, GAT, OURS, PYG_GATV2, Contestant
@@ -109,12 +108,7 @@ def train(
         weight_decay=how.weight_decay,
         evaluate_every=how.evaluate_every,
     )
-    return {
-        "val": found.best["val"],
-        "test": found.best["test"],
-        "epoch": found.best_epoch,
-        "epoch_seconds": quantities.median(found.epoch_seconds),
-    }
+    return found.summary()
 
 
 def time_steps(

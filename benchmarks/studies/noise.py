@@ -41,12 +41,7 @@ def _shares(text: str) -> list[float]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--datasets",
-        type=options.names(NAMES, "data set"),
-        metavar="NAME,...",
-        help="of Cora, Tolokers (default: both, quick Cora)",
-    )
+    options.add_names(parser, "--datasets", NAMES, "data set", "both, quick Cora")
     parser.add_argument(
         "--noise",
         type=_shares,
@@ -65,10 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="training epochs (default: 200, quick 60)",
     )
-    options.add_quick(parser, "Cora, p 0, 0.25 and 0.5, 2 seeds, 60 epochs")
-    options.add_run(parser)
-    options.add_data(parser)
-    options.add_backend(parser)
+    options.add_common(parser, quick="Cora, p 0, 0.25 and 0.5, 2 seeds, 60 epochs")
 
 
 def add_random_edges(edge_index: Tensor, num_nodes: int, share: float, seed: int) -> Tensor:

@@ -15,6 +15,7 @@ from sklearn import metrics
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.harness import quantities
 from benchmarks.harness.measuring.timing import synchronizer
 
 Scores = dict[str, float]
@@ -54,6 +55,15 @@ class Fit:
     last: Scores
     epoch_seconds: list[float] = field(repr=False)
     state: dict[str, Tensor] | None = field(default=None, repr=False)
+
+    def summary(self) -> dict[str, Any]:
+        """The checkpoint's scores and epoch, and the median time of an epoch, as JSON."""
+        return {
+            "val": self.best["val"],
+            "test": self.best["test"],
+            "epoch": self.best_epoch,
+            "epoch_seconds": quantities.median(self.epoch_seconds),
+        }
 
 
 def train_step(
