@@ -192,8 +192,14 @@ class _Run:
                 found[contestant.key].append(
                     self.store.unit(
                         self._key("training", contestant, seed=seed, epochs=epochs),
-                        lambda c=contestant, s=seed, e=epochs: _train(
-                            c, self.dataset, self.session.device, self.backend, s, e
+                        functools.partial(
+                            _train,
+                            contestant,
+                            self.dataset,
+                            self.session.device,
+                            self.backend,
+                            seed,
+                            epochs,
                         ),
                     )
                 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 from typing import Any
 
 import torch
@@ -64,6 +65,10 @@ def step(
     return fresh.Step(run, warm=runners[0].step, device=device)
 
 
+def _peak_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    return dataclasses.asdict(fresh.measure(f"{__name__}:step", arguments))
+
+
 def _measure(
     session: Session, args: argparse.Namespace, cases: dict[str, Case]
 ) -> dict[str, dict[str, Any]]:
@@ -80,16 +85,9 @@ def _measure(
                     "device": session.device,
                     "backend": args.backend,
                 }
-                value = store.unit(
-                    arguments,
-                    lambda arguments=arguments: dataclasses.asdict(
-                        fresh.measure(
-                            f"{__name__}:step",
-                            arguments | {"data": str(args.data) if args.data else None},
-                        )
-                    ),
-                )
-                found[name]["layers"][contestant.key] = value
+                given = arguments | {"data": str(args.data) if args.data else None}
+                compute = functools.partial(_peak_of, given)
+                found[name]["layers"][contestant.key] = store.unit(arguments, compute)
                 bar.advance()
     return found
 

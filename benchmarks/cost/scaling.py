@@ -80,7 +80,7 @@ def case_of(axis: str, value: float) -> Case:
     if axis == "edges":
         edges = int(value)
         return Case("scaling", "random", nodes=max(edges // NODE_DEGREE, 1), edges=edges)
-    graph = {"graph": "random", "nodes": NODES, "edges": EDGES}
+    graph: dict[str, Any] = {"graph": "random", "nodes": NODES, "edges": EDGES}
     if axis == "skew":
         graph |= {"graph": "power-law", "skew": value}
     else:

@@ -137,7 +137,8 @@ def _draw(axes: Axes, data: Data, axis: str, what: str, contestants: Sequence[Co
         if xy:
             power = slope(axis, points, what)
             axes.errorbar(
-                *zip(*xy, strict=True),
+                [x for x, _ in xy],
+                [y for _, y in xy],
                 yerr=_reach(done) if what == "seconds" else None,
                 capsize=3,
                 color=contestant.color,
@@ -147,7 +148,7 @@ def _draw(axes: Axes, data: Data, axis: str, what: str, contestants: Sequence[Co
         failed = [point for point in points if point["failure"]]
         if failed and xy and axis != "skew":
             x, y = xy[-1]
-            tip = (x, y) if len(xy) == 1 else _beyond(*xy[-2:], failed[0]["x"])
+            tip = (x, y) if len(xy) == 1 else _beyond(xy[-2], xy[-1], failed[0]["x"])
             axes.plot(*zip((x, y), tip, strict=True), color=contestant.color, linestyle=":")
             axes.plot(*tip, color=contestant.color, marker="x", markersize=9, markeredgewidth=2.5)
             axes.annotate(

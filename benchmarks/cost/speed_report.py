@@ -250,7 +250,7 @@ def _floor_picture(data: Data) -> Picture | None:
     with plots.style():
         figure, axes = plots.panels(2, size=(5.6, 1.2 + 0.36 * len(found)), sharey=True)
         for place, (axis, what) in enumerate(zip(axes, _STEP, strict=True)):
-            medians = [pair[place][quantities.MEDIAN] for pair in found.values()]
+            medians = [(pair[place] or [0.0] * 3)[quantities.MEDIAN] for pair in found.values()]
             gathers = targets.GATHERS[what]
             plots.bars(
                 axis,

@@ -58,7 +58,7 @@ def layer(
 
 def resolve_backend(backend: str, device: str) -> str:
     """The backend this project's layer takes for ``--backend`` on a device (float32)."""
-    conv = layer(OURS, 8, 8, backend=backend).to(device)
+    conv: Any = layer(OURS, 8, 8, backend=backend).to(device)
     x = torch.zeros(2, 8, device=device)
     edge_index = torch.tensor([[0], [1]], device=device)
     try:

@@ -7,6 +7,8 @@ with one more channel: the two terms are in it, ``att`` is 1 there and 0 elsewhe
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -38,7 +40,7 @@ class FusedGATConv(GATConv):
         source = (values * self.att_src).sum(dim=-1, keepdim=True)
         destination = (queries * self.att_dst).sum(dim=-1, keepdim=True)
         att = F.pad(values.new_zeros(heads, channels), (0, 1), value=1.0)
-        out = gatv2_attention(
+        out: Any = gatv2_attention(
             torch.cat([values, source], dim=-1),
             F.pad(destination, (channels, 0)),
             att,
@@ -47,7 +49,8 @@ class FusedGATConv(GATConv):
             dropout=self.dropout,
             training=self.training,
             backend=self.backend,
-        )[..., :channels]
+        )
+        out = out[..., :channels]
         out = out.flatten(1) if self.concat else out.mean(dim=1)
         if self.res is not None:
             out = out + self.res(x_dst)

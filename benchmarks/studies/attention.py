@@ -98,7 +98,7 @@ def lookup_unit(
         keep_best=True,
         **RECIPE,
     )
-    model.load_state_dict(found.state)
+    model.load_state_dict(found.state or {})
     graphs = task.test[:MEASURED_GRAPHS]
     (layer,) = attention_of(model, graphs, task.edges(graphs.size(0)))
     drawn = {}
@@ -125,7 +125,7 @@ def cora_unit(
     model = model.to(device)
     task = NodeTask(data, data.edge_index, device)
     found = fit(model, task, epochs=epochs, lr=CORA_RATE, weight_decay=CORA_DECAY, keep_best=True)
-    model.load_state_dict(found.state)
+    model.load_state_dict(found.state or {})
     layers = attention_of(model, data.x.to(device).double(), data.edge_index.to(device))
     drawn = {}
     if seed == DRAWN_SEED:

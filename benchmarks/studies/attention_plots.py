@@ -177,15 +177,7 @@ def neighbourhood(
         links: between neighbours.
         attention: for each layer `from` (papers) and `mean_alpha` (over heads).
     """
-    relative = [
-        {
-            c: {
-                j: a * len(row["from"]) for j, a in zip(row["from"], row["mean_alpha"], strict=True)
-            }
-            for c, row in zip(attention, rows, strict=True)
-        }
-        for rows in zip(*attention.values(), strict=True)
-    ]
+    relative = _to_uniform(attention)
     largest = max(
         abs(r - 1) for layer in relative for found in layer.values() for r in found.values()
     )
@@ -211,14 +203,13 @@ def neighbourhood(
             extend="max" if reach > 1 else "neither",
         )
         present = sorted({classes[j] for j in (paper, *neighbours)})
+        marks = [
+            Line2D([], [], marker="o", ls="none", ms=9, color=_color(c), label=_name(c, topics))
+            for c in present
+        ]
+        columns = min(4, len(marks))
         figure.legend(
-            handles=[
-                Line2D([], [], marker="o", ls="none", ms=9, color=_color(c), label=_name(c, topics))
-                for c in present
-            ],
-            loc="outside lower center",
-            ncols=min(4, len(present)),
-            title="topic of the paper",
+            handles=marks, loc="outside lower center", ncols=columns, title="topic of the paper"
         )
     return Picture(
         figure,
@@ -233,6 +224,21 @@ def neighbourhood(
         "The neighbourhood of one paper with attention weights as arrows, GAT and GATv2",
         suffix="paper",
     )
+
+
+def _to_uniform(
+    attention: Mapping[Contestant, Sequence[Mapping[str, Any]]],
+) -> list[dict[Contestant, dict[int, float]]]:
+    """Of each layer and contestant, the weights by paper, divided by uniform attention."""
+    return [
+        {
+            c: {
+                j: a * len(row["from"]) for j, a in zip(row["from"], row["mean_alpha"], strict=True)
+            }
+            for c, row in zip(attention, rows, strict=True)
+        }
+        for rows in zip(*attention.values(), strict=True)
+    ]
 
 
 def _draw_neighbourhood(

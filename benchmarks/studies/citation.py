@@ -200,8 +200,8 @@ def _draw(axes: Any, place: int, dataset: Dataset, variant: Variant, tests: list
     axes.errorbar(centre, place, xerr=spread, fmt="D", color=variant.color, capsize=4, markersize=7)
     published = PUBLISHED.get((dataset.name, variant.key))
     if published and not dataset.stand_in:
-        value, spread, source = published
-        axes.errorbar(value, place - 0.2, xerr=spread, fmt="s", mfc="none", color=GREY, capsize=4)
+        value, reach, source = published
+        axes.errorbar(value, place - 0.2, xerr=reach, fmt="s", mfc="none", color=GREY, capsize=4)
         axes.annotate(
             source,
             (value, place - 0.2),

@@ -61,7 +61,7 @@ def run(session: Session, args: argparse.Namespace) -> Result:
     times: Times = {}
     units = [(d, s, v) for d in datasets for s in range(seeds) for v in VARIANTS]
     with session.progress("heterophily", len(units) + len(datasets)) as bar:
-        common = {"device": session.device, "backend": backend}
+        common: dict[str, Any] = {"device": session.device, "backend": backend}
         for dataset in datasets:
             bar.say(f"timing {dataset.name}")
             times[dataset.name] = store.unit(

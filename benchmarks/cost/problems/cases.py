@@ -130,8 +130,8 @@ GRAPHS: dict[str, Callable[[Case, torch.Generator], tuple[Tensor, int, int]]] = 
     "blocks": _blocks,
 }
 
-_MILLION = {"nodes": 50_000, "edges": 1_000_000}
-_LARGE = {"nodes": 200_000, "edges": 8_000_000}
+_MILLION: dict[str, Any] = {"nodes": 50_000, "edges": 1_000_000}
+_LARGE: dict[str, Any] = {"nodes": 200_000, "edges": 8_000_000}
 CASES = {
     case.key: case
     for case in (

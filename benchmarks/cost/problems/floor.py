@@ -70,10 +70,11 @@ class Kernels:
 
     def _attend(self, leaves: list[Tensor]) -> Tensor:
         x_src, x_dst, att, *edge_weight = leaves
-        weight = {"edge_weight": edge_weight[0]} if edge_weight else {}
-        return gatv2_attention(
+        weight: dict[str, Any] = {"edge_weight": edge_weight[0]} if edge_weight else {}
+        out: Any = gatv2_attention(
             x_src, x_dst, att, self.graph, **self.options, **weight, backend=self.backend
         )
+        return out
 
     def forward(self) -> Tensor:
         with torch.no_grad():

@@ -28,7 +28,11 @@ def make_layer(contestant: Contestant, problem: Problem, **options: Any) -> nn.M
     """A contestant's layer for a problem; all GATv2 layers have the same weights."""
     case = problem.case
     options.setdefault("dropout", 0.0)
-    shape = {"heads": case.heads, "edge_dim": case.edge_dim, "add_self_loops": case.self_loops}
+    shape: dict[str, Any] = {
+        "heads": case.heads,
+        "edge_dim": case.edge_dim,
+        "add_self_loops": case.self_loops,
+    }
 
     def make(kind: Contestant, **own: Any) -> nn.Module:
         torch.manual_seed(SEED)
@@ -120,7 +124,8 @@ def module_of(contestant: Contestant, problem: Problem, backend: str = "auto") -
     if contestant is COMPILED:
         # Compiled for this problem's shapes; graph breaks are the peer's own.
         torch._dynamo.reset()
-        return torch.compile(make_layer(PYG_GATV2, problem))
+        compiled: Any = torch.compile(make_layer(PYG_GATV2, problem))
+        return compiled
     if contestant is DETERMINISTIC:
         return make_layer(PYG_GATV2, problem)
     return make_layer(contestant, problem)

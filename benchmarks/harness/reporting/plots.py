@@ -19,7 +19,7 @@ MARKERS = {BLUE: "o", VERMILION: "s", ORANGE: "^", GREEN: "D", PURPLE: "v", SKY:
 # From this ratio of the largest to the smallest, bars give way to points on a logarithmic axis.
 LOG_FROM = 30.0
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
     "savefig.facecolor": "white",
