@@ -47,6 +47,9 @@ OVERHEADS = (
 # Settings of the C library's allocator under which it keeps the memory that is freed.
 KEEP_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=34359738368"
 
+# The errors of tensors by layer.
+Errors = dict[str, dict[str, float]]
+
 
 class Bench:
     """Measurements on one device; each public method returns JSON.
@@ -78,7 +81,7 @@ class Bench:
         return race(calls, device=self.device, **options)
 
     def _checked(
-        self, contestant: Contestant, problem: Problem, truth: dict[str, Any], errors: dict
+        self, contestant: Contestant, problem: Problem, truth: dict[str, Any], errors: Errors
     ) -> tuple[nn.Module | None, str | None]:
         """A contestant's layer, or why it gets no time; its errors go into ``errors``."""
         try:
@@ -100,7 +103,7 @@ class Bench:
         truth = correctness.truth(problem)
         if self.device != "cpu":
             torch.cuda.empty_cache()
-        errors: dict[str, dict[str, float]] = {}
+        errors: Errors = {}
         modules, failures = {}, {}
         for contestant in sorted(contestants, key=lambda contestant: contestant is not PYG_GATV2):
             module, why = self._checked(contestant, problem, truth, errors)

@@ -262,7 +262,11 @@ def test_speed_from_the_command_line(tmp_path: Path, few_runs: None) -> None:
                     assert cell.split(", ")[1].split(" ")[0] == quantities.ratio(ratio[1])
     assert result["data"]["repeatability"]["random-8x16"]["ours"] == 2
     kept = result["data"].get("memory kept")
-    assert kept is None or min(kept["step"]["ratios"]["pyg-gatv2"]) > 0
+    assert (kept is not None) == speed.allocator_gives_back("cpu")
+    if kept is not None:
+        assert kept["failures"] == {}
+        assert min(kept["step"]["ratios"]["pyg-gatv2"]) > 0
+        assert "where the allocator keeps memory" in result["headline"]
     titles = list(by_title)
     assert titles[0] == "Must reach"
     assert {"Overhead of a call", "Hubs: this layer on graphs of as many edges"} <= set(titles)
