@@ -74,11 +74,3 @@ def test_figures_come_from_the_result_files() -> None:
         text=True,
     )
     assert result.returncode == 0, result.stderr
-
-
-def test_the_ratio_with_memory_kept_is_the_measured_one() -> None:
-    page = (PROJECT / "benchmarks/results/kept-memory/speed.md").read_text(encoding="utf-8")
-    ratio = re.search(r"([\d.]+×) faster than PyG's GATv2Conv", page)[1]
-    assert f"[{ratio} faster](benchmarks/results/kept-memory/speed.md)" in (
-        PROJECT / "README.md"
-    ).read_text(encoding="utf-8")
