@@ -100,6 +100,11 @@ class Layers:
         """Whether the layers are ours."""
         return self.variant != PYG
 
+    @property
+    def backend(self) -> str:
+        """Our path, by the name of its backend."""
+        return "reference" if self.variant == REFERENCE else "auto"
+
     def __call__(self, *args, dtype: torch.dtype = torch.float64, **kwargs) -> torch.nn.Module:
         if not args:
             args = (SIZE, 4)
