@@ -41,6 +41,7 @@ def check(layer, x, edge_index: Adj, edge_attr: Tensor | None) -> Arguments:
     x_src, x_dst = check_features(x, layer.lin_l, layer.lin_r)
     if layer.res is not None:
         check_feature_size("x", x_dst, layer.res)
+    check_not_distributed("edge_index", edge_index)
     check_adjacency(edge_index, layer.flow, x_src.device)
     check_edge_attr(layer, edge_attr, edge_index)
     neighbours = Neighbours.of(
@@ -108,6 +109,12 @@ def check_not_distributed(name: str, value) -> None:
         )
 
 
+def autocasts(value: Tensor) -> bool:
+    """Whether a linear map of the tensor would run in autocast's dtype."""
+    kind = value.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 def check_like_weight(name: str, value: Tensor, lin) -> None:
     """Raises unless ``value`` has the device and (but for autocast) the dtype of ``lin``."""
     weight = getattr(lin, "weight", None)
@@ -119,7 +126,7 @@ def check_like_weight(name: str, value: Tensor, lin) -> None:
         )
     if value.dtype == weight.dtype:
         return
-    if not (value.is_floating_point() and torch.is_autocast_enabled(value.device.type)):
+    if not (value.is_floating_point() and autocasts(value)):
         raise TypeError(
             f"Expected '{name}' to have the dtype {weight.dtype}, as the layer, got {value.dtype}"
         )

@@ -9,6 +9,7 @@ from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.dense.linear import Linear
 
 from gatv2_pyg.backends import Backend, requested_backend, select_backend
+from gatv2_pyg.inputs import autocasts
 
 _STEPS = (
     "message",
@@ -45,7 +46,7 @@ def choose_backend(layer: MessagePassing, base: type, x: Tensor) -> Backend:
 def _compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype of a linear map of ``x``: that of autocast where it is on."""
     kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+    if autocasts(x) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(kind)
     return x.dtype
 
@@ -63,6 +64,8 @@ def why_message_passing(layer: MessagePassing, base: type) -> str | None:
             return f"'{step}' is overridden"
     if type(layer.aggr_module) is not SumAggregation:
         return f"the aggregation is {layer.aggr_module}, not the sum"
+    if _hooked(layer.aggr_module):
+        return "a hook is registered on 'aggr_module'"
     if layer.decomposed_layers > 1:
         return f"there are {layer.decomposed_layers} decomposed layers"
     edge = layer.lin_edge

@@ -13,6 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from gatv2_pyg.graph import grouping
 from gatv2_pyg.graph.cache import cached
+from gatv2_pyg.graph.tracing import reading_values
 from gatv2_pyg.kernels.contract import Rows
 from gatv2_pyg.kernels.validity import Ends, Extent, mark_sound, require_sound
 
@@ -141,32 +142,37 @@ class _Grouped:
         self.by_src: tuple[Tensor, ...] | None = None
 
 
+def _grouped(arguments) -> _Grouped:
+    with reading_values():
+        return _Grouped(group_edges(*arguments))
+
+
 _grouped_of: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def _group_by_dst(*arguments):
     edge_index, num_src, num_dst, *_ = arguments
-    grouped = cached(
-        edge_index, ("grouped", *arguments[1:]), lambda: _Grouped(group_edges(*arguments))
-    )
-    copies = tuple(part.clone() for part in grouped.by_dst)
-    num_ids = copies[1].numel()
-    mark_sound(Rows(*copies[:-1]), Extent(num_dst, num_src, num_ids, num_src))
-    _grouped_of[copies[1]] = (grouped, copies[1]._version)
+    grouped = cached(edge_index, ("grouped", *arguments[1:]), lambda: _grouped(arguments))
+    with reading_values():
+        copies = tuple(part.clone() for part in grouped.by_dst)
+        num_ids = copies[1].numel()
+        mark_sound(Rows(*copies[:-1]), Extent(num_dst, num_src, num_ids, num_src))
+        _grouped_of[copies[1]] = (grouped, copies[1]._version)
     return copies
 
 
 def _group_by_src(ptr, idx, num_src, num_ids):
     grouped, version = _grouped_of.get(idx, (None, 0))
-    if grouped is None or idx._version != version:
+    if grouped is None or idx.is_inference() or idx._version != version:
         _check_transposable(ptr, idx, num_src)
         return group_sources(ptr, idx, num_src, num_ids)
-    if grouped.by_src is None:
-        grouped.by_src = group_sources(*grouped.by_dst[:2], num_src, num_ids)
-    copies = tuple(part.clone() for part in grouped.by_src)
-    num_rows = copies[0].numel() - 1
-    extent = Extent(num_rows, ptr.numel() - 1, idx.numel(), num_src)
-    mark_sound(Rows(*copies[:-1]), extent, Ends(ptr, idx))
+    with reading_values():
+        if grouped.by_src is None:
+            grouped.by_src = group_sources(*grouped.by_dst[:2], num_src, num_ids)
+        copies = tuple(part.clone() for part in grouped.by_src)
+        num_rows = copies[0].numel() - 1
+        extent = Extent(num_rows, ptr.numel() - 1, idx.numel(), num_src)
+        mark_sound(Rows(*copies[:-1]), extent, Ends(ptr, idx))
     return copies
 
 
