@@ -179,15 +179,20 @@ def reduce_rows(rows: Tensor, group: Tensor, num_groups: int, reduce: str) -> Te
     Returns:
         ``[num_groups, *]``; 0 (1 for ``"mul"``) for an empty group.
     """
-    if rows.device.type != "cuda" or reduce in ("min", "max"):
-        return scatter(rows, group, 0, num_groups, reduce)
+    # On CUDA sums and products of torch's scatter come in the order in which its threads do.
+    if rows.device.type == "cuda" and reduce not in ("min", "max"):
+        return reduce_in_order(rows, group, num_groups, reduce)
+    return scatter(rows, group, 0, num_groups, reduce)
+
+
+def reduce_in_order(rows: Tensor, group: Tensor, num_groups: int, reduce: str) -> Tensor:
+    """:func:`reduce_rows` for sums, means and products, by operations that sort."""
     if reduce == "mul":
-        order = group.argsort(stable=True)
         counts = torch.bincount(group, minlength=num_groups)
-        return torch.segment_reduce(rows[order], "prod", lengths=counts, initial=1)
+        rows = rows[group.argsort(stable=True)]
+        return torch.segment_reduce(rows, "prod", lengths=counts, initial=1)
     # torch sorts the indices of index_put on CUDA, so each sum has its order.
-    zeros = rows.new_zeros(num_groups, *rows.shape[1:])
-    total = zeros.index_put((group,), rows, accumulate=True)
+    total = rows.new_zeros(num_groups, *rows.shape[1:]).index_put((group,), rows, accumulate=True)
     if reduce != "mean":
         return total
     count = torch.bincount(group, minlength=num_groups).clamp(min=1)
