@@ -265,10 +265,10 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         self, neighbours: Neighbours, x_l: Tensor, x_r: Tensor
     ) -> tuple[Tensor, tuple[Adj, Tensor]]:
         """Attention by PyG's message passing, step by step."""
-        edge_attr, ids = neighbours.edge_attr, neighbours.ids()
+        adj, ids = neighbours.with_self_loops()
+        edge_attr = neighbours.edge_attr
         if edge_attr is not None and ids is not None:
             edge_attr = neighbours.features()[ids]
-        adj = neighbours.with_self_loops()
         index = as_int64(adj)
         with _with_edge_ids(ids):
             # edge_updater_type: (x: PairTensor, edge_attr: OptTensor)

@@ -99,7 +99,7 @@ class Neighbours:
 
     def _group(self) -> Graph:
         if is_sparse(self.edge_index):
-            return _graph_of_matrix(self.with_self_loops(), self.num_src, self.num_dst)
+            return _graph_of_matrix(self.with_self_loops()[0], self.num_src, self.num_dst)
         return Graph.from_edge_index(
             _plain(self.edge_index),
             self.num_src,
@@ -121,34 +121,35 @@ class Neighbours:
             grouping.check_range("destination", dst, self.num_dst)
         return True
 
-    def with_self_loops(self) -> Adj:
-        """The adjacency with its self-loops replaced, as PyG does it."""
-        if not self.self_loops:
-            return self.edge_index
-        if is_sparse(self.edge_index):
-            return _matrix_with_self_loops(self.edge_index, self.fill_value)
-        kept, _ = remove_self_loops(self.edge_index)
-        return add_self_loops(kept, num_nodes=self.num_nodes)[0]
+    def with_self_loops(self) -> tuple[Adj, Tensor | None]:
+        """The adjacency with its self-loops replaced, as PyG does it.
 
-    def ids(self) -> Tensor | None:
-        """``[E']`` ids of the edges of :meth:`with_self_loops`; None where an id is a position."""
-        if not self.self_loops or is_sparse(self.edge_index):
-            return None
+        Returns:
+            The adjacency, and ``[E']`` ids of its edges; None where an id is a position.
+        """
+        if not self.self_loops:
+            return self.edge_index, None
+        if is_sparse(self.edge_index):
+            return _matrix_with_self_loops(self.edge_index, self.fill_value), None
         row, col = _plain(self.edge_index)
         (kept,) = (row != col).nonzero(as_tuple=True)
-        loops = torch.arange(self.num_nodes, device=row.device) + row.numel()
-        return torch.cat([kept, loops])
+        loops = torch.arange(self.num_nodes, device=row.device)
+        ids = torch.cat([kept, loops + row.numel()])
+        if isinstance(self.edge_index, EdgeIndex):
+            edge_index, _ = remove_self_loops(self.edge_index)
+            return add_self_loops(edge_index, num_nodes=self.num_nodes)[0], ids
+        return torch.cat([self.edge_index[:, kept], loops.expand(2, -1)], dim=1), ids
 
     def order(self, graph: Graph, alpha: Tensor) -> tuple[Adj, Tensor]:
-        """Coefficients by edge id as those of :meth:`with_self_loops`, which come with them."""
-        ids = None if graph.complete else self.ids()
-        return self.with_self_loops(), alpha if ids is None else alpha[ids]
+        """The adjacency with its self-loops replaced, and coefficients by id as its edges come."""
+        adj, ids = self.with_self_loops()
+        return adj, alpha if graph.complete or ids is None else alpha[ids]
 
     def features(self) -> Tensor | None:
         """Features by edge id: those passed, and below them those of the added self-loops."""
         if self.edge_attr is None:
             if is_sparse(self.edge_index) and has_features(self.edge_index):
-                return _features_of(self.with_self_loops())
+                return _features_of(self.with_self_loops()[0])
             return None
         if not self.self_loops:
             return self.edge_attr

@@ -135,7 +135,8 @@ def cut_rows(
     """
     num_cuts, num_pieces = table_bounds(num_positions)
     if max_degree is not None and max_degree <= PIECE:
-        return ptr.new_full((num_pieces, 3), -1), ptr.new_full((num_cuts, 3), -1)
+        unused = ptr.new_tensor([[-1, 0, 0]])
+        return unused.repeat(num_pieces, 1), unused.repeat(num_cuts, 1)
     return _piece_tables(ptr, _pieces_per_row(ptr), num_pieces, num_cuts)
 
 
@@ -171,7 +172,8 @@ def _piece_tables(
     ptr: Tensor, count: Tensor, num_pieces: int, num_cuts: int
 ) -> tuple[Tensor, Tensor]:
     if count.numel() == 0:
-        return ptr.new_full((num_pieces, 3), -1), ptr.new_full((num_cuts, 3), -1)
+        unused = ptr.new_tensor([[-1, 0, 0]])
+        return unused.repeat(num_pieces, 1), unused.repeat(num_cuts, 1)
     end = count.cumsum(0)
     piece = torch.arange(num_pieces, dtype=end.dtype, device=ptr.device)
     row = torch.searchsorted(end, piece, right=True).clamp_(max=count.numel() - 1)

@@ -168,6 +168,7 @@ def _find_table_problem(rows: Rows, ptr: Tensor) -> str | None:
     pieces = torch.stack([row, begin, torch.minimum(begin + PIECE, ptr[row + 1])], dim=1)
     for name, given, right in (("pieces", rows.pieces, pieces), ("cuts", rows.cuts, cuts)):
         used, unused = given[: right.size(0)], given[right.size(0) :]
-        if not torch.equal(used.long(), right) or bool((unused[:, 0] != -1).any()):
+        empty = unused.new_tensor([-1, 0, 0])
+        if not torch.equal(used.long(), right) or bool((unused != empty).any()):
             return f"'{name}' does not fit 'ptr'"
     return None

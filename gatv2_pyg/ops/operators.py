@@ -76,6 +76,8 @@ def _forward(kernels: str, return_attention: bool, widen: bool, call: Call):
     dtype = call.x_src.dtype
     acc = accumulation_dtype(dtype)
     check_call(call.inputs, call.edges, call.options, acc)
+    if call.by_src is not None:
+        check_sources(call.inputs, call.edges)
     inputs = _contiguous(call.inputs)
     options = call.options
     out, lse, alpha = load_kernels(kernels).forward(inputs, call.edges, options, return_attention)

@@ -43,6 +43,7 @@ def test_ids_name_the_edges_that_are_returned(flow):
         fill_value=-1.0,
         flow=flow,
     )
-    assert neighbours.ids().tolist() == [0, 2, 4, 5, 6, 7]
-    assert neighbours.with_self_loops().tolist() == [[0, 2, 0, 0, 1, 2], [1, 0, 1, 0, 1, 2]]
+    adj, ids = neighbours.with_self_loops()
+    assert ids.tolist() == [0, 2, 4, 5, 6, 7]
+    assert adj.tolist() == [[0, 2, 0, 0, 1, 2], [1, 0, 1, 0, 1, 2]]
     assert neighbours.features().tolist() == [0, 1, 2, 3, 4, -1, -1, -1]
