@@ -1,4 +1,4 @@
-"""Fills the marked sections of README.md from the result files, so that no figure is typed in.
+"""Fills the marked sections of README.md and docs from the result files: no figure is typed in.
 
 A section is what stands between <!-- benchmarks:NAME --> and <!-- /benchmarks:NAME -->. NAME is a
 benchmark (all of its result) or NAME:PART, where PART is one of
@@ -39,9 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--readme",
         type=Path,
-        default=PROJECT / "README.md",
+        nargs="+",
+        default=[PROJECT / "README.md", PROJECT / "docs" / "benchmarks.md"],
         metavar="FILE",
-        help="the file to fill (default: README.md of the project)",
+        help="the files to fill (default: README.md and docs/benchmarks.md of the project)",
     )
     parser.add_argument(
         "--out",
@@ -54,23 +55,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(session: Session, args: argparse.Namespace) -> None:
-    try:
-        before = args.readme.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--readme {args.readme}: {error.strerror}") from None
-    after, changed = fill(
-        before, result_files.load_all(session.out), args.readme.parent, session.out
-    )
-    if args.check and changed:
-        raise UsageError(
-            f"{args.readme.name}: outdated: {', '.join(changed)}; run python -m benchmarks readme"
-        )
-    if changed:
+    found = result_files.load_all(session.out)
+    outdated: list[str] = []
+    for path in args.readme:
         try:
-            write_atomic(args.readme, after)
+            before = path.read_text(encoding="utf-8")
         except OSError as error:
-            raise UsageError(f"--readme {args.readme}: can't write ({error.strerror})") from None
-    session.line(f"{args.readme.name}: {len(changed)} sections changed")
+            raise UsageError(f"--readme {path}: {error.strerror}") from None
+        after, changed = fill(before, found, path.parent, session.out)
+        if args.check:
+            if changed:
+                outdated.append(f"{path.name}: outdated: {', '.join(changed)}")
+            continue
+        if changed:
+            try:
+                write_atomic(path, after)
+            except OSError as error:
+                raise UsageError(f"--readme {path}: can't write ({error.strerror})") from None
+        session.line(f"{path.name}: {len(changed)} sections changed")
+    if outdated:
+        raise UsageError(f"{'; '.join(outdated)}; run python -m benchmarks readme")
 
 
 def fill(
