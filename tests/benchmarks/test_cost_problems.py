@@ -256,3 +256,22 @@ def test_kernels_are_summarised_over_their_floor(monkeypatch: pytest.MonkeyPatch
     bandwidth = 0.5 * floor.Kernels(build(SMALL)).gather_bytes()
     on_gpu = Bench("cpu", backend="auto", budget=1, min_rounds=1, bandwidth=bandwidth)
     assert on_gpu.kernels(build(SMALL))["ratios"]["step"][1] == (20 + 30) / 2 / 2
+
+
+def test_ratios_are_over_what_the_tables_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call of a race takes 1 s, each further one a second more."""
+
+    def race(calls: Any, **options: Any) -> Raced:
+        seconds = {name: [1.0 + place] for place, name in enumerate(calls)}
+        return Raced(seconds, dict.fromkeys(calls, 1))
+
+    monkeypatch.setattr(bench, "race", race)
+    of = Bench("cpu", backend="auto", budget=1, min_rounds=1)
+    problem = build(SMALL)
+    dropout = of.dropout(problem)
+    assert (dropout["over"], dropout["ratios"]) == ("none", {"dropout": [2.0] * 3})
+    for raced in of.hubs({"random-8x16": problem, "star": problem}).values():
+        assert (raced["over"], raced["ratios"]) == ("random-8x16", {"star": [2.0] * 3})
+    found = of.layers(problem, [OURS, PYG_GATV2])
+    for what in ("forward", "step"):
+        assert (found[what]["over"], found[what]["ratios"]) == ("ours", {"pyg-gatv2": [2.0] * 3})

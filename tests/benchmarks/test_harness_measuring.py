@@ -9,27 +9,32 @@ import pytest
 from benchmarks.harness.measuring import race, timing
 
 
-def test_race_calls_short_contestants_more_often() -> None:
-    calls = {"slow": lambda: _spin(0.02), "fast": lambda: _spin(0.0005)}
-    raced = race.race(calls, device="cpu", budget=0.1, min_rounds=3)
-    assert raced.repeats["slow"] == 1
-    assert 1 < raced.repeats["fast"] <= race.MAX_REPEATS
-    rounds = len(raced.seconds["slow"])
-    assert rounds >= 3
-    assert len(raced.seconds["fast"]) == rounds * raced.repeats["fast"]
+@pytest.fixture
+def told_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call takes the seconds that it returns."""
+    monkeypatch.setattr(timing, "stopwatch", lambda device: lambda call: call())
+
+
+def test_race_calls_short_contestants_more_often(told_times: None) -> None:
+    calls = {"slow": lambda: 0.02, "fast": lambda: 0.0005, "middle": lambda: 0.002}
+    raced = race.race(calls, device="cpu", budget=0.1, min_rounds=1)
+    assert raced.repeats == {"slow": 1, "fast": race.MAX_REPEATS, "middle": 2}
+    # A round takes 20 + 5 * 0.5 + 2 * 2 ms.
+    assert {name: len(raced.per_round(name)) for name in calls} == dict.fromkeys(calls, 3)
+    assert len(raced.seconds["fast"]) == 3 * race.MAX_REPEATS
     summary = raced.summary("fast")
-    assert summary["rounds"] == rounds
-    assert (race.ratio(summary, "slow", "fast") or 0) > 4
-    assert race.seconds(summary, "slow") == pytest.approx(0.02, rel=0.5)
-    same = race.race(calls, device="cpu", budget=0.1, min_rounds=1, same_repeats=True).repeats
-    assert same == {"slow": race.MAX_REPEATS, "fast": race.MAX_REPEATS}
+    assert summary["rounds"] == 3
+    assert race.ratio(summary, "slow", "fast") == 40
+    assert race.seconds(summary, "slow") == 0.02
+    same = race.race(calls, device="cpu", budget=0.1, min_rounds=7, same_repeats=True)
+    assert set(same.repeats.values()) == {race.MAX_REPEATS}
+    assert len(same.per_round("slow")) == 7
     assert race.race({}, device="cpu", budget=1).summary("fast")["ratios"] == {}
 
 
-def _spin(seconds: float) -> None:
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        pass
+def test_the_clock_tells_seconds() -> None:
+    measured = timing.stopwatch("cpu")(lambda: time.sleep(0.02))
+    assert 0.02 <= measured < 2
 
 
 def test_ratios_are_taken_within_rounds() -> None:

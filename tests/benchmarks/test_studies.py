@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,10 @@ def test_fit_keeps_the_first_best_checkpoint() -> None:
     found = training.fit(model, task, epochs=4, lr=0.1, on_epoch=remember, keep_best=True)
     assert (found.best_epoch, found.best["test"]) == (2, 100.8)
     assert found.last["val"] == 0.3
+    summary = found.summary()
+    assert found.epoch_seconds[0] > 0
+    assert summary.pop("epoch_seconds") == pytest.approx(statistics.median(found.epoch_seconds))
+    assert summary == {"val": 0.8, "test": 100.8, "epoch": 2}
     assert len(found.epoch_seconds) == 4
     assert found.state is not None
     assert all(torch.equal(found.state[name], states[1][name]) for name in states[1])
