@@ -113,7 +113,7 @@ def mutations(value):
         yield "strided", value.repeat_interleave(2, -1)[..., ::2] if value.dim() else value
         yield "another dtype", value.float() if value.dtype == torch.float64 else value.double()
         yield "int16", value.to(torch.int16)
-        if not value.dtype.is_floating_point:
+        if not value.dtype.is_floating_point and value.numel():
             yield "far", torch.full_like(value, 10**8)
             yield "below 0", torch.full_like(value, -5)
     elif isinstance(value, (list, tuple)):
@@ -146,6 +146,9 @@ def _(make):
         conv, x = make(edge_dim=3, dropout=0.5), features().requires_grad_()
         out, (_, alpha) = conv(x, edges(), features(40, 3), return_attention_weights=True)
         (weighted(out) + weighted(alpha)).backward()
+        count = x.size(0)
+        ptr, idx, *_ = torch.ops.gatv2_pyg.group_by_dst(edges(), count, count, True, True, False)
+        torch.ops.gatv2_pyg.group_by_src(ptr, idx, count, idx.numel())
     probes = {}
     for name, (op, args, kwargs) in recorder.calls.items():
         given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
