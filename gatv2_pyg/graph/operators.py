@@ -157,13 +157,13 @@ def _group_by_dst(*arguments):
         copies = tuple(part.clone() for part in grouped.by_dst)
         num_ids = copies[1].numel()
         mark_sound(Rows(*copies[:-1]), Extent(num_dst, num_src, num_ids, num_src))
-        _grouped_of[copies[1]] = (grouped, copies[1]._version)
+        _grouped_of[copies[1]] = (grouped, _identity(*copies[:2]))
     return copies
 
 
 def _group_by_src(ptr, idx, num_src, num_ids):
-    grouped, version = _grouped_of.get(idx, (None, 0))
-    if grouped is None or idx.is_inference() or idx._version != version:
+    grouped, identity = _grouped_of.get(idx, (None, None))
+    if grouped is None or _identity(ptr, idx) != identity:
         _check_transposable(ptr, idx, num_src)
         return group_sources(ptr, idx, num_src, num_ids)
     with reading_values():
@@ -174,6 +174,13 @@ def _group_by_src(ptr, idx, num_src, num_ids):
         extent = Extent(num_rows, ptr.numel() - 1, idx.numel(), num_src)
         mark_sound(Rows(*copies[:-1]), extent, Ends(ptr, idx))
     return copies
+
+
+def _identity(*parts: Tensor) -> tuple[tuple[int, int], ...] | None:
+    """What tells whether these are the same tensors, as they were."""
+    if any(part.is_inference() for part in parts):
+        return None
+    return tuple((id(part), part._version) for part in parts)
 
 
 def _clear_from(position: int, *parts: Tensor) -> None:
