@@ -14,6 +14,7 @@ from gatv2_pyg.kernels.triton.common import (
     load_items,
     load_quads,
     load_rows,
+    load_seed,
     load_weights,
     score,
     store_rows,
@@ -134,6 +135,8 @@ def backward_dst_kernel(
     h = h0 + tl.arange(0, BH)
     f, f_mask = features_of(h0, H, C, BH, BC)
     a = load_weights(att, f, f_mask, BH, BC)
+    if DROPOUT:
+        key = load_seed(seed)
     edge = tl.arange(0, BE)
     d_a = tl.zeros([BR, BH, BC], tl.float32)
     if d_edge_weight is not None:
@@ -182,7 +185,7 @@ def backward_dst_kernel(
                 )
             if DROPOUT:
                 q_ids = edge_ids(eid, q_begin + start + q_edge, start + q_edge < q_degree)
-                d_weight *= keep_of(q_ids, quad, h0, seed, threshold, scale, BR, BE, BH)
+                d_weight *= keep_of(q_ids, quad, h0, key, threshold, scale, BR, BE, BH)
             ds = weight * (d_weight - row_delta[:, None, :])  # (5)
             du = times_slope(ds, z, negative_slope)  # (6)
             acc += tl.sum(du, 1)

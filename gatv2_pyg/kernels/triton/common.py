@@ -181,6 +181,16 @@ def load_quads(
 
 
 @triton.jit
+def load_seed(seed):
+    """The dropout seed: ``seed`` is an integer, or points to one on the device."""
+    if seed.dtype.is_ptr():
+        value = tl.load(seed)
+    else:
+        value = seed
+    return value
+
+
+@triton.jit
 def keep_of(
     ids,
     quad,
