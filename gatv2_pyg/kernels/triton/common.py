@@ -183,11 +183,7 @@ def load_quads(
 @triton.jit
 def load_seed(seed):
     """The dropout seed: ``seed`` is an integer, or points to one on the device."""
-    if seed.dtype.is_ptr():
-        value = tl.load(seed)
-    else:
-        value = seed
-    return value
+    return tl.load(seed) if seed.dtype.is_ptr() else seed
 
 
 @triton.jit
