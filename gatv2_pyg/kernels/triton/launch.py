@@ -221,6 +221,7 @@ def backward(
         **_call_args(inputs, edges, options),
         "grad_out": torch.zeros_like(inputs.x_dst) if grads.out is None else grads.out,
         "grad_alpha": grads.alpha,
+        "out": outputs.out,
         "lse": outputs.lse,
         "delta": delta,
     }
@@ -243,7 +244,7 @@ def backward(
 def _row_dot(by_dst: _Pass, outputs: Outputs, delta: Tensor) -> None:
     """D of (5), ``[N_dst, H]``, from ``out`` as it was before rounding."""
     piece_delta = by_dst.piece_buffer(delta.size(1))
-    by_dst.launch(row_dot_kernel, out=outputs.out, alpha=outputs.alpha, piece_delta=piece_delta)
+    by_dst.launch(row_dot_kernel, alpha=outputs.alpha, piece_delta=piece_delta)
     by_dst.merge(piece_delta, delta.unsqueeze(2))
 
 
