@@ -128,8 +128,8 @@ def backward_dst_kernel(
     groups, are spread over the programs.
 
     A row's ds_e sum to zero but for rounding, which a part of x_src that neighbours share makes
-    large; so (7) sums ds_e (f(z_e) - f(x_dst + out)), the same in exact arithmetic, for f = LeakyReLU
-    and its slope.
+    large; so (7) sums ds_e (f(z_e) - f(x_dst + out)) for f = LeakyReLU and its slope, which is the
+    same in exact arithmetic.
 
     ``d_att [programs, H * C]`` and ``d_edge_weight [programs, D, H * C]`` (zero before) receive one
     partial sum per program; ``d_edge_attr [head groups, num_ids, D]`` one per group of heads.
