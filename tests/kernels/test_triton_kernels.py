@@ -347,8 +347,7 @@ def compile_kernels(capability: int) -> list[dict]:
                 "stack": int(stack),
                 "shared": compiled.metadata.shared,
                 "wide_loads": len(re.findall(r"ld\.global[.\w:]*\.v4\.", compiled.asm["ptx"])),
-                "barriers": len(re.findall(r"bar(?:rier)?\.\w*sync", compiled.asm["ptx"])),
-                "ttgir": compiled.asm["ttgir"] if "backward_dst" in kernel.fn.__name__ else "",
+                "barriers": len(re.findall(r"\b(?:gpu|ttg)\.barrier\b", compiled.asm["ttgir"])),
             }
         )
 
@@ -370,7 +369,7 @@ def test_kernels_compile_for_a_gpu(capability):
         env=env,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert result.returncode == 0, result.stderr
     found = [json.loads(line) for line in result.stdout.splitlines()]
@@ -386,6 +385,9 @@ def test_kernels_compile_for_a_gpu(capability):
     for entry in found:
         assert entry["stack"] <= 32, entry
         assert entry["registers"] <= 255, entry
+        if entry["kernel"] == "backward_dst_kernel" and "edge_dim" in entry["case"]:
+            # Between the sums of two tiles, which different threads may write and read.
+            assert entry["barriers"] >= 1, entry
         if entry["case"] == first and "row_dot" not in entry["kernel"]:
             gathers = 16 if "src" in entry["kernel"] else 8
             assert entry["wide_loads"] >= gathers, entry
