@@ -1,4 +1,7 @@
-"""``python -m gatv2_pyg.env``: versions, and the backend each device gets and why."""
+"""``python -m gatv2_pyg.env``: versions, and the backend each device gets and why.
+
+With ``--check`` every backend that can run here is held against the reference in float64.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,19 @@ import argparse
 import importlib.metadata
 import json
 import platform
+import sys
+import warnings
 
 import torch
 
+from gatv2_pyg import selfcheck
 from gatv2_pyg.backends import BACKENDS, refusal, select_backend
+from gatv2_pyg.kernels.contract import Inputs
 from gatv2_pyg.ops.operators import load_kernels
 
 _PACKAGES = ("gatv2_pyg", "torch", "torch_geometric", "torch_scatter", "triton", "numpy")
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_CHECKED = ("out", "alpha", *(f"grad {name}" for name in Inputs._fields))
 
 
 def versions() -> dict[str, str]:
@@ -36,49 +44,116 @@ def devices() -> dict[str, str]:
 
 
 def backends(device: str) -> dict[str, str]:
-    """For a device: what each backend says, and what ``"auto"`` takes for each dtype."""
+    """What each backend says to float32 features on a device: that it is available, or why not."""
     where = torch.device(device)
     found = {name: refusal(name, where, torch.float32) or "available" for name in BACKENDS[1:]}
     if found["fused"] == "available" and where.type == "cpu":
         found["fused"] = f"available ({load_kernels('cpu').library().isa})"
-    for dtype in _DTYPES:
-        found[f"auto, {str(dtype).removeprefix('torch.')}"] = str(
-            select_backend("auto", where, dtype)
-        )
     return found
 
 
-def report() -> dict:
+def auto(device: str) -> list[dict]:
+    """What ``"auto"`` takes on a device and why, with the dtypes for which it does."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    with warnings.catch_warnings():
+        # It repeats what the report says.
+        warnings.filterwarnings("ignore", "gatv2_pyg runs without", RuntimeWarning)
+        for dtype in _DTYPES:
+            chosen = select_backend("auto", torch.device(device), dtype)
+            reason = chosen.reason.replace(str(dtype), "this dtype")
+            groups.setdefault((chosen.name, reason), []).append(_short(dtype))
+    return [
+        {"backend": name, "dtypes": dtypes, "reason": reason}
+        for (name, reason), dtypes in groups.items()
+    ]
+
+
+def check(device: str) -> list[dict]:
+    """Holds each backend of a device, in each dtype it takes, against the reference in float64."""
+    where = torch.device(device)
+    found = []
+    for name in BACKENDS[1:]:
+        if name == "triton" and where.type == "cuda":
+            continue  # "fused" there
+        kernels = ("triton" if where.type == "cuda" else "cpu") if name == "fused" else name
+        for dtype in _DTYPES:
+            if refusal(name, where, dtype, selfcheck.MAX_CHANNELS) is None:
+                errors, failure = selfcheck.compare(kernels, where, dtype)
+                found.append(
+                    {"backend": name, "dtype": _short(dtype), "errors": errors, "failure": failure}
+                )
+    return found
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def report(with_check: bool = False) -> dict:
     """All of it, as one dictionary that JSON can hold."""
-    return {
+    found = {
         "versions": versions(),
         "platform": platform.platform(),
         "devices": {
-            name: {"description": text, "backends": backends(name)}
+            name: {"description": text, "backends": backends(name), "auto": auto(name)}
             for name, text in devices().items()
         },
     }
+    if with_check:
+        for name, details in found["devices"].items():
+            details["check"] = check(name)
+    return found
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Prints the report."""
-    parser = argparse.ArgumentParser(
-        prog="python -m gatv2_pyg.env",
-        description="Versions, and the backend each device gets and why; put it in a bug report.",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    found = report()
-    if parser.parse_args(arguments).json:
-        print(json.dumps(found, indent=2))
-        return
+def _print(found: dict) -> None:
     for package, version in found["versions"].items():
         print(f"{package:16} {version}")
     print(f"{'platform':16} {found['platform']}")
     for device, details in found["devices"].items():
         print(f"\n{device} ({details['description']})")
         for name, text in details["backends"].items():
-            print(f"  {name:16} {text}")
+            print(f"  {name:14} {text}")
+        for group in details["auto"]:
+            reason = group["reason"]
+            for name, text in details["backends"].items():
+                reason = reason.replace(f"not {name}: {text}", f"not {name}")
+            print(f"  {'auto':14} {group['backend']} for {', '.join(group['dtypes'])}: {reason}")
+        if "check" in details:
+            _print_check(details["check"])
+
+
+def _print_check(found: list[dict]) -> None:
+    print("  checked against the reference in float64; the relative error of the worst row:")
+    print(f"    {'':20}" + "".join(f"{name.removeprefix('grad '):>12}" for name in _CHECKED))
+    print(f"    {'':20}" + "".join(f"{'grad' if ' ' in name else '':>12}" for name in _CHECKED))
+    for entry in found:
+        errors = (entry["errors"].get(name) for name in _CHECKED)
+        cells = "".join(f"{'-' if error is None else f'{error:.1e}':>12}" for error in errors)
+        verdict = "ok" if entry["failure"] is None else f"FAILED: {entry['failure']}"
+        print(f"    {entry['backend']:10}{entry['dtype']:10}{cells}  {verdict}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the report; returns 1 if a check failed, else 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gatv2_pyg.env",
+        description="Versions, and the backend each device gets and why; put it in a bug report.",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="hold every backend here against the reference in float64; exit with 1 if one fails",
+    )
+    chosen = parser.parse_args(arguments)
+    found = report(chosen.check)
+    if chosen.json:
+        print(json.dumps(found, indent=2))
+    else:
+        _print(found)
+    checks = [entry for details in found["devices"].values() for entry in details.get("check", ())]
+    return int(any(entry["failure"] is not None for entry in checks))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

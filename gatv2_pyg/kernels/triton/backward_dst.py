@@ -14,6 +14,7 @@ from gatv2_pyg.kernels.triton.common import (
     load_items,
     load_quads,
     load_rows,
+    load_seed,
     load_weights,
     score,
     store_rows,
@@ -94,6 +95,7 @@ def backward_dst_kernel(
     att,
     edge_attr,
     edge_weight,
+    out,
     lse,
     delta,
     ptr,
@@ -125,6 +127,10 @@ def backward_dst_kernel(
     """A program takes every ``num_programs``-th group, so that pieces of long rows, the first
     groups, are spread over the programs.
 
+    A row's ds_e sum to zero but for rounding, which a part of x_src that neighbours share makes
+    large; so (7) sums ds_e (f(z_e) - f(x_dst + out)) for f = LeakyReLU and its slope, which is the
+    same in exact arithmetic.
+
     ``d_att [programs, H * C]`` and ``d_edge_weight [programs, D, H * C]`` (zero before) receive one
     partial sum per program; ``d_edge_attr [head groups, num_ids, D]`` one per group of heads.
     """
@@ -134,6 +140,8 @@ def backward_dst_kernel(
     h = h0 + tl.arange(0, BH)
     f, f_mask = features_of(h0, H, C, BH, BC)
     a = load_weights(att, f, f_mask, BH, BC)
+    if DROPOUT:
+        key = load_seed(seed)
     edge = tl.arange(0, BE)
     d_a = tl.zeros([BR, BH, BC], tl.float32)
     if d_edge_weight is not None:
@@ -157,6 +165,7 @@ def backward_dst_kernel(
         row_delta = tl.load(delta + head, mask=head_mask, other=0.0)
 
         acc = tl.zeros([BR, BH, BC], tl.float32)
+        sum_ds = tl.zeros([BR, BH], tl.float32)
         position = begin[:, None] + edge[None, :]
         mask = edge[None, :] < degree[:, None]
         j = tl.load(idx + position, mask=mask, other=0)
@@ -182,10 +191,11 @@ def backward_dst_kernel(
                 )
             if DROPOUT:
                 q_ids = edge_ids(eid, q_begin + start + q_edge, start + q_edge < q_degree)
-                d_weight *= keep_of(q_ids, quad, h0, seed, threshold, scale, BR, BE, BH)
+                d_weight *= keep_of(q_ids, quad, h0, key, threshold, scale, BR, BE, BH)
             ds = weight * (d_weight - row_delta[:, None, :])  # (5)
             du = times_slope(ds, z, negative_slope)  # (6)
             acc += tl.sum(du, 1)
+            sum_ds += tl.sum(ds, 1)
             d_a += tl.sum(du * z, 1)
             if D > 0:
                 dz = du * a[None, None, :, :]
@@ -207,7 +217,10 @@ def backward_dst_kernel(
             position += BE
             mask = ahead
 
-        acc *= a[None, :, :]  # (7)
+        middle = xd + load_rows(out, row, is_row | is_piece, f, f_mask, F, BR, BH, BC)
+        common = tl.where(middle > 0, 1.0, negative_slope) * sum_ds[:, :, None]
+        acc = (acc - common) * a[None, :, :]  # (7)
+        d_a -= common * middle
         if d_x_dst is not None:
             store_rows(d_x_dst, row, acc, is_row, f, f_mask, F, BR, BH, BC)
         if piece_d_x_dst is not None:

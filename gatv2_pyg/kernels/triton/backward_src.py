@@ -14,6 +14,7 @@ from gatv2_pyg.kernels.triton.common import (
     load_items,
     load_quads,
     load_rows,
+    load_seed,
     load_weights,
     score,
     store_rows,
@@ -21,7 +22,7 @@ from gatv2_pyg.kernels.triton.common import (
 )
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_pieces", "seed", "threshold"])
+@triton.jit(do_not_specialize=["num_rows", "num_pieces", "num_src", "seed", "threshold"])
 def backward_src_kernel(
     grad_out,
     grad_alpha,
@@ -41,6 +42,7 @@ def backward_src_kernel(
     piece_d_x_src,
     num_rows,
     num_pieces,
+    num_src,
     negative_slope,
     seed,
     threshold,
@@ -56,6 +58,7 @@ def backward_src_kernel(
 ):
     """A row leaves ``d_x_src``; a piece of a long row leaves its part of the sum, to be merged.
 
+    Row ``b * num_src + j`` holds the edges from source ``j`` to range ``b`` of the destinations.
     ``edge`` holds positions by destination, ``eid`` the ids there.
     """
     F: tl.constexpr = H * C
@@ -65,6 +68,7 @@ def backward_src_kernel(
         group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
     )
     if DROPOUT:
+        key = load_seed(seed)
         q_begin, q_degree, q_edge, quad = load_quads(
             group, ptr, pieces, num_rows, num_pieces, BR, BE, BH
         )
@@ -72,7 +76,7 @@ def backward_src_kernel(
     h = h0 + tl.arange(0, BH)
     f, f_mask = features_of(h0, H, C, BH, BC)
     a = load_weights(att, f, f_mask, BH, BC)
-    x = load_rows(x_src, row, is_row | is_piece, f, f_mask, F, BR, BH, BC)
+    x = load_rows(x_src, row % num_src, is_row | is_piece, f, f_mask, F, BR, BH, BC)
 
     acc = tl.zeros([BR, BH, BC], tl.float32)
     acc_du = tl.zeros([BR, BH, BC], tl.float32)
@@ -107,7 +111,7 @@ def backward_src_kernel(
             q_mask = start + q_edge < q_degree
             q_at = edge_ids(edge, q_begin + start + q_edge, q_mask)
             q_ids = edge_ids(eid, q_at, q_mask)
-            weight *= keep_of(q_ids, quad, h0, seed, threshold, scale, BR, BE, BH)
+            weight *= keep_of(q_ids, quad, h0, key, threshold, scale, BR, BE, BH)
         ds += weight * d_weight
         acc += tl.sum(weight[:, :, :, None] * g, 1)
         acc_du += tl.sum(times_slope(ds, z, negative_slope), 1)  # (6)

@@ -181,6 +181,12 @@ def load_quads(
 
 
 @triton.jit
+def load_seed(seed):
+    """The dropout seed: ``seed`` is an integer, or points to one on the device."""
+    return tl.load(seed) if seed.dtype.is_ptr() else seed
+
+
+@triton.jit
 def keep_of(
     ids,
     quad,

@@ -14,6 +14,7 @@ from gatv2_pyg.kernels.triton.common import (
     load_items,
     load_quads,
     load_rows,
+    load_seed,
     load_weights,
     score,
     store_rows,
@@ -64,6 +65,7 @@ def forward_dst_kernel(
         group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
     )
     if DROPOUT:
+        key = load_seed(seed)
         q_begin, q_degree, q_edge, quad = load_quads(
             group, ptr, pieces, num_rows, num_pieces, BR, BE, BH
         )
@@ -106,7 +108,7 @@ def forward_dst_kernel(
         total = total * rescale + tl.sum(weight, 1)
         if DROPOUT:
             q_ids = edge_ids(eid, q_begin + start + q_edge, start + q_edge < q_degree)
-            weight *= keep_of(q_ids, quad, h0, seed, threshold, scale, BR, BE, BH)
+            weight *= keep_of(q_ids, quad, h0, key, threshold, scale, BR, BE, BH)
         acc = acc * rescale[:, :, None] + tl.sum(weight[:, :, :, None] * x, 1)  # (3)
         m = top
         position += BE
@@ -150,6 +152,7 @@ def attention_kernel(
         group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
     )
     if DROPOUT:
+        key = load_seed(seed)
         q_begin, q_degree, q_edge, quad = load_quads(
             group, ptr, pieces, num_rows, num_pieces, BR, BE, BH
         )
@@ -167,5 +170,5 @@ def attention_kernel(
         weight = tl.exp(s - row_lse[:, None, :])
         if DROPOUT:
             q_ids = edge_ids(eid, q_begin + start + q_edge, start + q_edge < q_degree)
-            weight *= keep_of(q_ids, quad, h0, seed, threshold, scale, BR, BE, BH)
+            weight *= keep_of(q_ids, quad, h0, key, threshold, scale, BR, BE, BH)
         tl.store(cell, weight, mask=cell_mask)

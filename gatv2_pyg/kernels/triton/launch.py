@@ -53,50 +53,7 @@ def _written_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if interpreted() and x.dtype == torch.bfloat16 else x.dtype
 
 
-class _Rows(NamedTuple):
-    """Grouped edges, with the tile and the number of row groups that go with them."""
-
-    ptr: Tensor
-    idx: Tensor
-    edge: Tensor | None
-    pieces: Tensor
-    cuts: Tensor
-    tile: Tile
-
-    @classmethod
-    def of(cls, rows: Rows, x: Tensor) -> _Rows:
-        ptr, idx, edge, pieces, cuts = rows
-        tile = tile_of(x.size(1), x.size(2), ptr.numel() - 1, idx.numel(), budget)
-        return cls(ptr, idx, edge if edge.numel() else None, pieces, cuts, tile)
-
-    @property
-    def num_groups(self) -> int:
-        """Groups of pieces, then groups of rows."""
-        num_pieces, num_rows = self.pieces.size(0), self.ptr.numel() - 1
-        return triton.cdiv(num_pieces, self.tile.rows) + triton.cdiv(num_rows, self.tile.rows)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return self.num_groups, self.tile.head_groups
-
-    @property
-    def args(self) -> dict[str, Any]:
-        return {
-            "ptr": self.ptr,
-            "pieces": self.pieces,
-            "num_rows": self.ptr.numel() - 1,
-            "num_pieces": self.pieces.size(0),
-        }
-
-    def piece_buffer(self, *shape: int) -> Tensor | None:
-        """A float32 row per piece, or None if there are no pieces."""
-        num_pieces = self.pieces.size(0)
-        if num_pieces == 0:
-            return None
-        return torch.empty(num_pieces, *shape, dtype=torch.float32, device=self.ptr.device)
-
-
-def _run(kernel, grid: tuple[int, ...], device: torch.device, **args: Any) -> None:
+def _launch(kernel, grid: tuple[int, ...], device: torch.device, **args: Any) -> None:
     """Launches a kernel on a device; an empty grid is no launch."""
     if 0 in grid:
         return
@@ -105,101 +62,147 @@ def _run(kernel, grid: tuple[int, ...], device: torch.device, **args: Any) -> No
         kernel[grid](**args, enable_fp_fusion=True)
 
 
-def _dropout_args(options: Options) -> dict[str, Any]:
-    dropout = options.dropout
+def _call_args(inputs: Inputs, edges: Edges, options: Options) -> dict[str, Any]:
+    """What the kernels know of a call, by the names of their parameters."""
+    heads, channels = inputs.att.shape
+    eid = edges.by_dst.edge
+    edge_attr, edge_weight, edge_dim = inputs.edge_attr, inputs.edge_weight, 0
+    if edge_attr is not None and edge_weight is not None:
+        edge_dim = edge_attr.size(1)
+        # Transposed, so that a row holds neighbouring features.
+        edge_weight = edge_weight.t().contiguous()
+    dropout, seed = options.dropout, options.seed
+    if not (isinstance(seed, Tensor) and seed.device == inputs.x_src.device):
+        seed = int(seed)
     return {
-        "seed": int(options.seed),
+        "x_src": inputs.x_src,
+        "x_dst": inputs.x_dst,
+        "att": inputs.att,
+        "edge_attr": edge_attr if edge_dim else None,
+        "edge_weight": edge_weight if edge_dim else None,
+        "eid": eid if eid.numel() else None,
+        "negative_slope": options.negative_slope,
+        "seed": seed,
         "threshold": min(int(dropout * 2**32), 2**32 - 1),
         "scale": 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0,
+        "H": heads,
+        "C": channels,
+        "D": edge_dim,
         "DROPOUT": dropout > 0.0,
     }
 
 
-def _edge_args(edge_attr: Tensor | None, edge_weight: Tensor | None) -> dict[str, Any]:
-    """``edge_weight`` is transposed, so that a row of it holds neighbouring features."""
-    if edge_attr is None or edge_weight is None or edge_attr.size(1) == 0:
-        return {"edge_attr": None, "edge_weight": None, "D": 0}
-    weight = edge_weight.t().contiguous()
-    return {"edge_attr": edge_attr, "edge_weight": weight, "D": edge_attr.size(1)}
+class _Pass(NamedTuple):
+    """A pass over grouped edges: kernels that share their groups of rows and their arguments."""
 
+    rows: Rows
+    tile: Tile
+    args: dict[str, Any]
+    """The arguments of the call and of the rows, by the names of the kernels' parameters."""
 
-def _merge(
-    rows: _Rows, pieces: Tensor | None, out: Tensor, piece_lse: Tensor | None, lse: Tensor | None
-) -> None:
-    """Merges what pieces left into the rows of ``out [rows, H, C]`` that were cut."""
-    if pieces is None:
-        return
-    heads, channels = out.size(1), out.size(2)
-    block = min(32, power_of_two(channels))
-    _run(
-        merge_kernel,
-        (rows.cuts.size(0), heads, triton.cdiv(channels, block)),
-        out.device,
-        cuts=rows.cuts,
-        pieces=pieces,
-        piece_lse=piece_lse,
-        out=out,
-        lse=lse,
-        H=heads,
-        C=channels,
-        BP=128,
-        BC=block,
-        num_warps=4,
-    )
+    @classmethod
+    def over(cls, rows: Rows, call: dict[str, Any]) -> _Pass:
+        num_rows, num_pieces = rows.ptr.numel() - 1, rows.pieces.size(0)
+        tile = tile_of(call["H"], call["C"], num_rows, rows.idx.numel(), budget)
+        args = {
+            **call,
+            "ptr": rows.ptr,
+            "idx": rows.idx,
+            "edge": rows.edge,
+            "pieces": rows.pieces,
+            "num_rows": num_rows,
+            "num_pieces": num_pieces,
+            "BR": tile.rows,
+            "BE": tile.edges,
+            "BH": tile.heads,
+            "BC": tile.channels,
+        }
+        return cls(rows, tile, args)
+
+    @property
+    def device(self) -> torch.device:
+        return self.rows.ptr.device
+
+    @property
+    def num_groups(self) -> int:
+        """Groups of pieces, then groups of rows."""
+        num_rows, num_pieces = self.args["num_rows"], self.args["num_pieces"]
+        return triton.cdiv(num_pieces, self.tile.rows) + triton.cdiv(num_rows, self.tile.rows)
+
+    def launch(
+        self, kernel, programs: int | None = None, num_warps: int | None = None, **own: Any
+    ) -> None:
+        """Launches a kernel with what it takes of the shared arguments, and its own.
+
+        A program takes one group of rows unless ``programs`` is given.
+        """
+        args = {**self.args, **own}
+        _launch(
+            kernel,
+            (self.num_groups if programs is None else programs, self.tile.head_groups),
+            self.device,
+            **{name: args[name] for name in kernel.arg_names},
+            num_warps=num_warps or self.tile.num_warps,
+        )
+
+    def piece_buffer(self, *shape: int) -> Tensor | None:
+        """A float32 row per piece, or None if there are no pieces."""
+        num_pieces = self.args["num_pieces"]
+        if num_pieces == 0:
+            return None
+        return torch.empty(num_pieces, *shape, dtype=torch.float32, device=self.device)
+
+    def merge(
+        self,
+        pieces: Tensor | None,
+        out: Tensor,
+        piece_lse: Tensor | None = None,
+        lse: Tensor | None = None,
+    ) -> None:
+        """Merges what pieces left into the rows of ``out [rows, H, C]`` that were cut."""
+        if pieces is None:
+            return
+        heads, channels = out.size(1), out.size(2)
+        block = min(32, power_of_two(channels))
+        _launch(
+            merge_kernel,
+            (self.rows.cuts.size(0), heads, triton.cdiv(channels, block)),
+            self.device,
+            cuts=self.rows.cuts,
+            pieces=pieces,
+            piece_lse=piece_lse,
+            out=out,
+            lse=lse,
+            H=heads,
+            C=channels,
+            BP=128,
+            BC=block,
+            num_warps=4,
+        )
 
 
 def forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bool) -> Outputs:
     """Equations (1)-(3)."""
-    x_src, x_dst, att, edge_attr, edge_weight = inputs
+    att, x_dst = inputs.att, inputs.x_dst
     heads, channels = att.shape
-    rows = _Rows.of(edges.by_dst, x_src)
+    by_dst = _Pass.over(edges.by_dst, _call_args(inputs, edges, options))
     out = torch.empty_like(x_dst, dtype=torch.float32)
     lse = att.new_empty(x_dst.size(0), heads)
     # Ids that stand for no edge keep the zero.
     alpha = att.new_zeros(edges.num_ids, heads) if return_attention else None
-    piece_out = rows.piece_buffer(heads, channels)
-    piece_lse = rows.piece_buffer(heads)
-    dropout_args = _dropout_args(options)
-    _run(
+    piece_out = by_dst.piece_buffer(heads, channels)
+    piece_lse = by_dst.piece_buffer(heads)
+    by_dst.launch(
         forward_dst_kernel,
-        rows.grid,
-        x_src.device,
-        x_src=x_src,
-        x_dst=x_dst,
-        att=att,
-        idx=rows.idx,
         out=out,
         lse=lse,
-        eid=rows.edge,
         piece_out=piece_out,
         piece_lse=piece_lse,
         scores=alpha,
-        negative_slope=options.negative_slope,
-        H=heads,
-        C=channels,
-        **rows.args,
-        **_edge_args(edge_attr, edge_weight),
-        **dropout_args,
-        **rows.tile.meta,
     )
-    _merge(rows, piece_out, out, piece_lse, lse)
+    by_dst.merge(piece_out, out, piece_lse, lse)
     if alpha is not None:
-        tile = rows.tile
-        _run(
-            attention_kernel,
-            rows.grid,
-            x_src.device,
-            alpha=alpha,
-            lse=lse,
-            eid=rows.edge,
-            H=heads,
-            BR=tile.rows,
-            BE=tile.edges,
-            BH=tile.heads,
-            num_warps=1,
-            **rows.args,
-            **dropout_args,
-        )
+        by_dst.launch(attention_kernel, num_warps=1, alpha=alpha, lse=lse)
     return Outputs(out, lse, alpha)
 
 
@@ -212,134 +215,100 @@ def backward(
     needs: Needs,
 ) -> InputGrads:
     """Equations (4)-(8)."""
-    x_src, x_dst, att, edge_attr, edge_weight = inputs
-    grad_out = grads.out
-    if grad_out is None:
-        grad_out = torch.zeros_like(x_dst)
-    rows = _Rows.of(edges.by_dst, x_src)
-    delta = _row_dot(rows, grad_out, outputs.out, grads.alpha, outputs.alpha)
-    args = {
-        "grad_out": grad_out,
+    edge_attr, edge_weight = inputs.edge_attr, inputs.edge_weight
+    delta = outputs.out.new_empty(outputs.lse.shape)
+    call = {
+        **_call_args(inputs, edges, options),
+        "grad_out": torch.zeros_like(inputs.x_dst) if grads.out is None else grads.out,
         "grad_alpha": grads.alpha,
-        "x_src": x_src,
-        "x_dst": x_dst,
-        "att": att,
+        "out": outputs.out,
         "lse": outputs.lse,
         "delta": delta,
-        "negative_slope": options.negative_slope,
-        "eid": rows.edge,
-        "H": att.size(0),
-        "C": att.size(1),
-        **_edge_args(edge_attr, edge_weight),
-        **_dropout_args(options),
     }
-    d_x_src = None
+    by_dst = _Pass.over(edges.by_dst, call)
+    _row_dot(by_dst, outputs, delta)
+    found = InputGrads(None, None, None, None, None)
+    if needs.x_dst or needs.att or needs.edge_attr or needs.edge_weight:
+        found = _backward_dst(by_dst, inputs, needs)
     if needs.x_src and edges.by_src is not None:
-        d_x_src = _backward_src(_Rows.of(edges.by_src, x_src), args)
-    d_x_dst = d_att = d_edge_attr = d_edge_weight = None
-    if any(needs[1:]):
-        d_x_dst, d_att, d_edge_attr, d_edge_weight = _backward_dst(rows, args, needs)
+        d_x_src = _backward_src(_Pass.over(edges.by_src, call), inputs.x_src)
+        found = found._replace(x_src=d_x_src)
     if edge_attr is not None and edge_weight is not None and edge_attr.size(1) == 0:
-        d_edge_attr = torch.zeros_like(edge_attr) if needs.edge_attr else None
-        d_edge_weight = torch.zeros_like(edge_weight) if needs.edge_weight else None
-    return InputGrads(d_x_src, d_x_dst, d_att, d_edge_attr, d_edge_weight)
+        found = found._replace(
+            edge_attr=torch.zeros_like(edge_attr) if needs.edge_attr else None,
+            edge_weight=torch.zeros_like(edge_weight) if needs.edge_weight else None,
+        )
+    return found
 
 
-def _row_dot(
-    rows: _Rows, grad_out: Tensor, out: Tensor, grad_alpha: Tensor | None, alpha: Tensor | None
-) -> Tensor:
-    """D of (5), ``[N_dst, H]``."""
-    num_rows, heads, channels = out.shape
-    delta = torch.empty(num_rows, heads, dtype=torch.float32, device=out.device)
-    piece_delta = rows.piece_buffer(heads)
-    _run(
-        row_dot_kernel,
-        rows.grid,
-        out.device,
-        grad_out=grad_out,
-        out=out,
-        grad_alpha=grad_alpha,
-        alpha=alpha,
-        delta=delta,
-        eid=rows.edge,
-        piece_delta=piece_delta,
-        H=heads,
-        C=channels,
-        **rows.args,
-        **rows.tile.meta,
-    )
-    _merge(rows, piece_delta, delta.unsqueeze(2), None, None)
-    return delta
+def _row_dot(by_dst: _Pass, outputs: Outputs, delta: Tensor) -> None:
+    """D of (5), ``[N_dst, H]``, from ``out`` as it was before rounding."""
+    piece_delta = by_dst.piece_buffer(delta.size(1))
+    by_dst.launch(row_dot_kernel, alpha=outputs.alpha, piece_delta=piece_delta)
+    by_dst.merge(piece_delta, delta.unsqueeze(2))
 
 
-def _backward_dst(rows: _Rows, args: dict[str, Any], needs: Needs) -> tuple[Tensor | None, ...]:
+def _backward_dst(by_dst: _Pass, inputs: Inputs, needs: Needs) -> InputGrads:
     """(7) and the gradients of the edge features."""
-    x_dst, edge_attr = args["x_dst"], args["edge_attr"]
-    heads, channels, edge_dim = args["H"], args["C"], args["D"]
-    features = heads * channels
+    x_dst, edge_attr = inputs.x_dst, inputs.edge_attr
+    heads, channels = inputs.att.shape
+    edge_dim, groups = by_dst.args["D"], by_dst.tile.head_groups
     need_edge_weight = needs.edge_weight and edge_dim > 0
-    partials = partials_of(
-        rows.num_groups, rows.idx.numel(), edge_dim * features if need_edge_weight else 0
+    programs = partials_of(
+        by_dst.num_groups,
+        by_dst.rows.idx.numel(),
+        edge_dim * heads * channels if need_edge_weight else 0,
     )
     sums = {"dtype": torch.float32, "device": x_dst.device}
 
     d_x_dst = torch.empty_like(x_dst, dtype=_written_dtype(x_dst)) if needs.x_dst else None
-    piece_d_x_dst = rows.piece_buffer(heads, channels) if needs.x_dst else None
-    d_att = torch.empty(partials, heads, channels, **sums) if needs.att else None
+    piece_d_x_dst = by_dst.piece_buffer(heads, channels) if needs.x_dst else None
+    d_att = torch.empty(programs, heads, channels, **sums) if needs.att else None
     d_edge_attr = d_edge_weight = None
-    groups = rows.tile.head_groups
-    if needs.edge_attr and edge_dim:
+    if needs.edge_attr and edge_attr is not None and edge_dim:
         # Ids that stand for no edge keep the zero.
         dtype = _written_dtype(edge_attr) if groups == 1 else torch.float32
-        shape = (groups, *edge_attr.shape)
-        d_edge_attr = torch.zeros(shape, dtype=dtype, device=x_dst.device)
+        d_edge_attr = torch.zeros(groups, *edge_attr.shape, dtype=dtype, device=x_dst.device)
     if need_edge_weight:
-        d_edge_weight = torch.zeros(partials, edge_dim, features, **sums)
-    _run(
+        d_edge_weight = torch.zeros(programs, edge_dim, heads * channels, **sums)
+    by_dst.launch(
         backward_dst_kernel,
-        (partials, groups),
-        x_dst.device,
-        idx=rows.idx,
+        programs,
         d_x_dst=d_x_dst,
         piece_d_x_dst=piece_d_x_dst,
         d_att=d_att,
         d_edge_attr=d_edge_attr,
         d_edge_weight=d_edge_weight,
-        num_groups=rows.num_groups,
+        num_groups=by_dst.num_groups,
         num_ids=0 if edge_attr is None else edge_attr.size(0),
-        **args,
-        **rows.args,
-        **rows.tile.meta,
     )
     if d_x_dst is not None:
-        _merge(rows, piece_d_x_dst, d_x_dst, None, None)
+        by_dst.merge(piece_d_x_dst, d_x_dst)
         d_x_dst = d_x_dst.to(x_dst.dtype)
     if d_att is not None:
         d_att = d_att.sum(0)
-    if d_edge_attr is not None:
+    if d_edge_attr is not None and edge_attr is not None:
         d_edge_attr = d_edge_attr[0] if groups == 1 else d_edge_attr.sum(0)
         d_edge_attr = d_edge_attr.to(edge_attr.dtype)
     if d_edge_weight is not None:
         d_edge_weight = d_edge_weight.sum(0).t().contiguous()
-    return d_x_dst, d_att, d_edge_attr, d_edge_weight
+    return InputGrads(None, d_x_dst, d_att, d_edge_attr, d_edge_weight)
 
 
-def _backward_src(rows: _Rows, args: dict[str, Any]) -> Tensor:
-    """(8)."""
-    x_src = args["x_src"]
-    d_x_src = torch.empty_like(x_src, dtype=_written_dtype(x_src))
-    piece_d_x_src = rows.piece_buffer(args["H"], args["C"])
-    _run(
+def _backward_src(by_src: _Pass, x_src: Tensor) -> Tensor:
+    """(8).  Ranges of destinations have rows of their own, to be added up."""
+    num_src, heads, channels = x_src.shape
+    blocks = by_src.args["num_rows"] // max(num_src, 1)
+    dtype = _written_dtype(x_src) if blocks == 1 else torch.float32
+    d_x_src = x_src.new_empty(blocks * num_src, heads, channels, dtype=dtype)
+    piece_d_x_src = by_src.piece_buffer(heads, channels)
+    by_src.launch(
         backward_src_kernel,
-        rows.grid,
-        d_x_src.device,
-        idx=rows.idx,
-        edge=rows.edge,
+        num_src=max(num_src, 1),
         d_x_src=d_x_src,
         piece_d_x_src=piece_d_x_src,
-        **args,
-        **rows.args,
-        **rows.tile.meta,
     )
-    _merge(rows, piece_d_x_src, d_x_src, None, None)
+    by_src.merge(piece_d_x_src, d_x_src)
+    if blocks > 1:
+        d_x_src = d_x_src.view(blocks, num_src, heads, channels).sum(0)
     return d_x_src.to(x_src.dtype)
