@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from ctypes import byref, c_int64
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +13,18 @@ from gatv2_pyg.kernels.cpu.library import check_status, library, num_threads
 
 _GROUP = struct.Struct("3q 4q 4q 3q")
 _TRANSPOSE = struct.Struct("2q 2q 3q 3q")
+
+
+class Grouped(NamedTuple):
+    """What :func:`group_by_dst` saw of the edges."""
+
+    num_edges: int
+    """Edges in the result: those left out are not counted."""
+    max_degree: int
+    identity: bool
+    """Whether every edge stands at the position of its id."""
+    bad: tuple[str, int, int] | None
+    """``("src" or "dst", position, value)`` of the first index out of range; nothing is grouped."""
 
 
 def _indices(value: Tensor) -> Tensor:
@@ -25,7 +38,7 @@ def group_by_dst(
     num_dst: int,
     add_self_loops: bool,
     index_dtype: torch.dtype,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, int, tuple[str, int, int] | None]:
+) -> tuple[Tensor, Tensor, Tensor, Grouped]:
     """Sorts edges by destination, keeping their order within a row.
 
     Args:
@@ -38,18 +51,16 @@ def group_by_dst(
         index_dtype: the dtype of the result, torch.int32 or torch.int64.
 
     Returns:
-        ``(ptr, idx, eid, max_degree, None)``, ``eid`` empty where it would be the identity; or
-        ``(None, None, None, 0, bad)``, ``bad`` being ``("src" or "dst", position, value)`` of the
-        first index out of range.
+        ``ptr``, ``idx`` and ``eid``, the last two as long as there are ids, and what was seen.
     """
     src, dst = _indices(src), _indices(dst)
     if src.dtype != dst.dtype:
         src, dst = src.long(), dst.long()
     num_edges = src.numel()
     most = num_edges + (min(num_src, num_dst) if add_self_loops else 0)
-    ptr = torch.empty(num_dst + 1, dtype=index_dtype)
-    idx = torch.empty(most, dtype=index_dtype)
-    eid = torch.empty(most, dtype=index_dtype)
+    ptr = torch.empty(num_dst + 1, dtype=index_dtype, device="cpu")
+    idx = torch.empty(most, dtype=index_dtype, device="cpu")
+    eid = torch.empty(most, dtype=index_dtype, device="cpu")
     args = _GROUP.pack(
         src.dtype == torch.int64,
         index_dtype == torch.int64,
@@ -69,11 +80,8 @@ def group_by_dst(
     result = (c_int64 * 6)()
     check_status(library().handle.gatv2_group_by_dst(args, result))
     edges, max_degree, identity, bad, position, value = result
-    if bad:
-        return None, None, None, 0, ("src" if bad == 1 else "dst", position, value)
-    if edges != most:
-        idx, eid = idx[:edges], eid[:edges]
-    return ptr, idx, ptr.new_empty(0) if identity else eid, max_degree, None
+    where = (("", "src", "dst")[bad], position, value) if bad else None
+    return ptr, idx, eid, Grouped(edges, max_degree, bool(identity), where)
 
 
 def transpose(
@@ -92,13 +100,13 @@ def transpose(
 
     Returns:
         ``(ptr, idx, edge, max_degree)`` by source; ``ptr`` has ``blocks * num_src + 1`` elements,
-        and ``edge`` is where each edge stands by destination.
+        ``idx`` and ``edge`` as many as the argument ``idx``, and ``edge`` is where each edge stands
+        by destination.
     """
     num_dst = ptr.numel() - 1
-    edges = int(ptr[num_dst])
     out_ptr = ptr.new_empty(blocks * num_src + 1)
-    out_idx = ptr.new_empty(edges)
-    out_edge = ptr.new_empty(edges)
+    out_idx = torch.empty_like(idx)
+    out_edge = torch.empty_like(idx)
     args = _TRANSPOSE.pack(
         ptr.dtype == torch.int64,
         num_threads(),
