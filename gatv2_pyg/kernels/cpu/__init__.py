@@ -115,7 +115,7 @@ def forward(
     """
     lib = library()
     num_dst, heads, channels = x_dst.shape
-    out = torch.empty((num_dst, heads, channels), dtype=x_dst.dtype)
+    out = torch.empty((num_dst, heads, channels), dtype=att.dtype)
     lse = torch.empty((num_dst, heads), dtype=att.dtype)
     alpha = torch.empty((num_ids, heads), dtype=att.dtype) if return_attention else None
     wide = by_dst[0].dtype == torch.int64

@@ -1,7 +1,7 @@
 // What the passes do with scores of a tile, laid out [edge][head_stride].
 #pragma once
 
-#include "rows.h"
+#include "layout/rows.h"
 
 GATV2_BEGIN
 
@@ -12,19 +12,28 @@ struct HeadLanes {
   static constexpr int W = Simd<A>::W;
   int stride, blocks;
 
-  explicit HeadLanes(int head_stride) : stride(head_stride), blocks(head_stride > W ? head_stride / W : 1) {}
+  explicit HeadLanes(int head_stride)
+      : stride(head_stride), blocks(head_stride > W ? head_stride / W : 1) {}
   int vectors(int n) const { return (n * stride + W - 1) / W; }
 
   // Combines the lanes of each head, so that every lane holds its head's value.
-  template <class Op> GATV2_INLINE V fold(V v, const Op& op) const {
-    if constexpr (W > 8) if (stride <= 8) v = op(v, swap_lanes<A, 8 % W>(v));
-    if constexpr (W > 4) if (stride <= 4) v = op(v, swap_lanes<A, 4 % W>(v));
-    if constexpr (W > 2) if (stride <= 2) v = op(v, swap_lanes<A, 2 % W>(v));
+  template <class Op>
+  GATV2_INLINE V fold(V v, const Op& op) const {
+    if constexpr (W > 8)
+      if (stride <= 8) v = op(v, swap_lanes<A, 8 % W>(v));
+    if constexpr (W > 4)
+      if (stride <= 4) v = op(v, swap_lanes<A, 4 % W>(v));
+    if constexpr (W > 2)
+      if (stride <= 2) v = op(v, swap_lanes<A, 2 % W>(v));
     if (stride <= 1) v = op(v, swap_lanes<A, 1>(v));
     return v;
   }
-  GATV2_INLINE V fold_max(V v) const { return fold(v, [](V a, V b) GATV2_LAMBDA_INLINE { return max_of(a, b); }); }
-  GATV2_INLINE V fold_sum(V v) const { return fold(v, [](V a, V b) GATV2_LAMBDA_INLINE { return a + b; }); }
+  GATV2_INLINE V fold_max(V v) const {
+    return fold(v, [](V a, V b) GATV2_LAMBDA_INLINE { return max_of(a, b); });
+  }
+  GATV2_INLINE V fold_sum(V v) const {
+    return fold(v, [](V a, V b) GATV2_LAMBDA_INLINE { return a + b; });
+  }
 
   // A vector (or, past W heads, head_stride elements) that repeats `from` over its lanes.
   void spread(A* to, const A* from, int heads) const {
@@ -52,8 +61,9 @@ struct RunningSoftmax {
       store(sum + k, V{});
     }
   }
-  // Replaces the n edges' scores by exp(s - max); `rescale` is what earlier sums must be multiplied by. A score
-  // may exceed max by kSlack before max follows: mostly no tile waits for the maximum of its scores.
+  // Replaces the n edges' scores by exp(s - max); `rescale` is what earlier sums must be multiplied
+  // by. A score may exceed max by kSlack before max follows: mostly no tile waits for the maximum
+  // of its scores.
   GATV2_INLINE void add(const HeadLanes<A>& lanes, A* s, int n, A* rescale) const {
     using V = typename Simd<A>::V;
     constexpr int W = Simd<A>::W;
@@ -61,7 +71,8 @@ struct RunningSoftmax {
     for (int k = n * lanes.stride; k < count * W; ++k) s[k] = -(A)__builtin_inf();
     for (int b = 0; b < lanes.blocks; ++b) {
       V top = load(s + b * W);
-      for (int k = b + lanes.blocks; k < count; k += lanes.blocks) top = max_of(top, load(s + k * W));
+      for (int k = b + lanes.blocks; k < count; k += lanes.blocks)
+        top = max_of(top, load(s + k * W));
       const V before = load(max + b * W);
       V scale = broadcast<V>((A)1), total = load(sum + b * W);
       if (any_lane(above_zero(top - (before + kSlack)))) {

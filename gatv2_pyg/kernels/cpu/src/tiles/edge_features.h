@@ -1,26 +1,25 @@
 // Edge features: W_edge edge_attr[e] for a window of edges at a time, and the gradients through it.
 #pragma once
 
-#include "rows.h"
+#include "layout/rows.h"
 
 GATV2_BEGIN
 
 constexpr int kWindow = 32;
 
-// C[k][n] (+)= sum_m a[k][m] b[m][n] for k < rows, n < columns (a multiple of W), in blocks of 4 x 4 vectors.
-// Row k of a is a + k * a_row, and its elements lie a_step apart.
+// C[k][n] (+)= sum_m a[k][m] b[m][n] for k < rows, n < columns (a multiple of W), in blocks of 4 x
+// 4 vectors. Row k of a is a + k * a_row, and its elements lie a_step apart.
 template <class A, class Put>
-GATV2_INLINE void multiply(const A* a, int64_t a_row, int64_t a_step, int rows, const A* b, int64_t b_row, int64_t depth,
-                           int64_t columns, const Put& put) {
+GATV2_INLINE void multiply(const A* a, int64_t a_row, int64_t a_step, int rows, const A* b,
+                           int64_t b_row, int64_t depth, int64_t columns, const Put& put) {
   using V = typename Simd<A>::V;
   constexpr int W = Simd<A>::W;
   auto block = [&](auto kr, auto kc, int k, int64_t n) GATV2_LAMBDA_INLINE {
     constexpr int R = decltype(kr)::value, N = decltype(kc)::value;
     V sum[R][N];
     GATV2_UNROLL
-    for (int i = 0; i < R; ++i)
-      GATV2_UNROLL
-      for (int j = 0; j < N; ++j) sum[i][j] = V{};
+    for (int i = 0; i < R; ++i) GATV2_UNROLL
+    for (int j = 0; j < N; ++j) sum[i][j] = V{};
     for (int64_t m = 0; m < depth; ++m) {
       V bv[N];
       GATV2_UNROLL
@@ -33,18 +32,23 @@ GATV2_INLINE void multiply(const A* a, int64_t a_row, int64_t a_step, int rows, 
       }
     }
     GATV2_UNROLL
-    for (int i = 0; i < R; ++i)
-      GATV2_UNROLL
-      for (int j = 0; j < N; ++j) put(k + i, n + j * W, sum[i][j]);
+    for (int i = 0; i < R; ++i) GATV2_UNROLL
+    for (int j = 0; j < N; ++j) put(k + i, n + j * W, sum[i][j]);
   };
   for (int64_t n = 0; n < columns;) {
     const bool wide = columns - n >= 4 * W;
     for (int k = 0; k < rows;) {
       if (rows - k >= 4) {
-        if (wide) block(Int<4>(), Int<4>(), k, n); else block(Int<4>(), Int<1>(), k, n);
+        if (wide)
+          block(Int<4>(), Int<4>(), k, n);
+        else
+          block(Int<4>(), Int<1>(), k, n);
         k += 4;
       } else {
-        if (wide) block(Int<1>(), Int<4>(), k, n); else block(Int<1>(), Int<1>(), k, n);
+        if (wide)
+          block(Int<1>(), Int<4>(), k, n);
+        else
+          block(Int<1>(), Int<1>(), k, n);
         k += 1;
       }
     }
@@ -123,7 +127,8 @@ class EdgeWindow {
     A* const out = projected_;
     const int64_t row = plan_->padded_row;
     multiply(attr_, dim, 1, n, weight_->by_feature, row, dim, row,
-             [=](int k, int64_t c, typename Simd<A>::V v) GATV2_LAMBDA_INLINE { store(out + k * row + c, v); });
+             [=](int k, int64_t c, typename Simd<A>::V v)
+                 GATV2_LAMBDA_INLINE { store(out + k * row + c, v); });
   }
   const Plan<A>* plan_ = nullptr;
   const EdgeWeight<T>* weight_ = nullptr;
@@ -151,7 +156,11 @@ class EdgeGradients {
     attr_ = dz_ + (size_t)kWindow * plan.padded_row;
     result_ = attr_ + kWindow * weight.dim;
   }
-  void begin(T* d_attr, double* d_weight) { d_attr_ = d_attr; d_weight_ = d_weight; n_ = 0; }
+  void begin(T* d_attr, double* d_weight) {
+    d_attr_ = d_attr;
+    d_weight_ = d_weight;
+    n_ = 0;
+  }
   // A staging row for dz of the edge `id`; `attr` are its features.
   A* stage(int64_t id, const A* attr) {
     if (n_ == kWindow) flush();
@@ -159,7 +168,8 @@ class EdgeGradients {
     if (d_weight_) memcpy(attr_ + n_ * weight_->dim, attr, sizeof(A) * weight_->dim);
     return dz_ + (int64_t)n_++ * plan_->padded_row;
   }
-  // d edge_attr[e] = dz_e W_edge;  d W_edge += dz_e^T edge_attr[e], kept as [D][padded row] in double.
+  // d edge_attr[e] = dz_e W_edge;  d W_edge += dz_e^T edge_attr[e], kept as [D][padded row] in
+  // double.
   void flush() {
     const int64_t row = plan_->padded_row, dim = weight_->dim, padded = weight_->padded_dim;
     if (d_attr_ && n_) {
@@ -167,7 +177,8 @@ class EdgeGradients {
       multiply(dz_, row, 1, n_, weight_->by_channel, padded, row, padded,
                [=](int k, int64_t c, V v) GATV2_LAMBDA_INLINE { store(out + k * padded + c, v); });
       for (int k = 0; k < n_; ++k)
-        for (int64_t d = 0; d < dim; ++d) from_float(out[k * padded + d], d_attr_[ids_[k] * dim + d]);
+        for (int64_t d = 0; d < dim; ++d)
+          from_float(out[k * padded + d], d_attr_[ids_[k] * dim + d]);
     }
     if (d_weight_ && n_) {
       double* const sum = d_weight_;

@@ -1,10 +1,11 @@
-// What the three passes share: the plan of a row, att, edge weights, and a block of scratch per thread.
+// What the three passes share: the plan of a row, att, edge weights, and a block of scratch per
+// thread.
 #pragma once
 
-#include "edge.h"
-#include "interleaved.h"
-#include "philox.h"
-#include "softmax.h"
+#include "simd/philox.h"
+#include "tiles/edge_features.h"
+#include "tiles/interleaved.h"
+#include "tiles/softmax.h"
 
 GATV2_BEGIN
 
@@ -25,18 +26,25 @@ struct Context {
   const MicroTable<T>** micro;  // of each segment
 
   explicit Context(const Arguments& a, bool interleaved = false)
-      : args(a), plan((int)a.heads, (int)a.channels, kMostHeads<T>, interleaved), lanes(plan.head_stride),
+      : args(a),
+        plan((int)a.heads, (int)a.channels, kMostHeads<T>, interleaved),
+        lanes(plan.head_stride),
         dropout(a.dropout, a.seed),
-        slope((A)a.negative_slope), group(1), threads(a.threads),
-        fixed(sizeof(A) * (plan.padded_row + 64 + (a.edge_dim ? EdgeWeight<T>::elements(plan, a.edge_dim) : 0))),
-        att(fixed.get<A>()), tables(sizeof(micro) * (plan.num_segments + 1)),
+        slope((A)a.negative_slope),
+        group(1),
+        threads(a.threads),
+        fixed(sizeof(A) * (plan.padded_row + 64 +
+                           (a.edge_dim ? EdgeWeight<T>::elements(plan, a.edge_dim) : 0))),
+        att(fixed.get<A>()),
+        tables(sizeof(micro) * (plan.num_segments + 1)),
         micro(tables.get<const MicroTable<T>*>()) {
     if (!ok()) return;
     plan.pad(att, static_cast<const A*>(a.att));
     if (a.edge_dim) weight.fill(plan, a, att + (plan.padded_row + 63) / 64 * 64);
     for (int k = 0; k < plan.num_segments; ++k) {
       group = max_of(group, plan.W / plan.segments()[k].heads);
-      micro[k] = interleaved ? find_interleaved<T>(plan.segments()[k]) : find_micro<T>(plan.segments()[k]);
+      micro[k] =
+          interleaved ? find_interleaved<T>(plan.segments()[k]) : find_micro<T>(plan.segments()[k]);
     }
   }
   bool ok() const { return plan.ok() && fixed && tables; }
@@ -48,35 +56,43 @@ struct Context {
   }
   // A packed row in padded form: itself where the two are the same, else copied to `memory`.
   const A* padded(A* memory, const T* row) const {
-    if constexpr (sizeof(T) == sizeof(A)) if (plan.packed_is_padded()) return row;
+    if constexpr (sizeof(T) == sizeof(A))
+      if (plan.packed_is_padded()) return row;
     plan.pad(memory, row);
     return memory;
   }
   // A row that is not gathered but follows the one at hand.
-  template <class U> GATV2_INLINE void prefetch_row(const U* row) const {
+  template <class U>
+  GATV2_INLINE void prefetch_row(const U* row) const {
     const char* p = reinterpret_cast<const char*>(row);
     for (int64_t k = 0; k < (int64_t)sizeof(U) * plan.row; k += 64) prefetch(p + k);
   }
   // Whether the rows of a result are better stored past the caches: it is larger than they are.
-  template <class U> bool past_caches(const U* result, int64_t rows) const {
+  template <class U>
+  bool past_caches(const U* result, int64_t rows) const {
     return plan.packed_is_padded() && rows * plan.row * (int64_t)sizeof(U) >= kPastCaches &&
            (uintptr_t)result % kVectorBytes == 0;
   }
   // out = value * scale[h], to a packed row; scale may be null where rows are not interleaved.
-  template <class U> void put_row(U* out, const A* value, const A* scale, bool past) const {
+  template <class U>
+  void put_row(U* out, const A* value, const A* scale, bool past) const {
     if (plan.interleaved) return plan.separate(out, value, scale);
     for (int h = 0; h < plan.heads; ++h)
       for (int v = 0; v < plan.head_vectors; ++v) {
         auto x = load(value + h * plan.padded_channels + v * plan.W);
         if (scale) x *= scale[h];
         U* to = out + (int64_t)h * plan.channels + v * plan.W;
-        if (past) store_past_caches(to, x);
-        else if (plan.packed_is_padded()) store(to, x);
-        else store(to, x, plan.lanes(v));
+        if (past)
+          store_past_caches(to, x);
+        else if (plan.packed_is_padded())
+          store(to, x);
+        else
+          store(to, x, plan.lanes(v));
       }
   }
   // Calls f(micro-kernels, segment) for all segments of a row.
-  template <class F> GATV2_INLINE void each_segment(const F& f) const {
+  template <class F>
+  GATV2_INLINE void each_segment(const F& f) const {
     const Segment* s = plan.segments();
     for (int k = 0; k < plan.num_segments; ++k) f(micro[k], s[k]);
   }
@@ -156,7 +172,9 @@ class Workers {
     }
   }
   bool ok() const { return (bool)memory_; }
-  Worker<T>& operator[](int64_t k) const { return *reinterpret_cast<Worker<T>*>(memory_.get<char>() + k * size_); }
+  Worker<T>& operator[](int64_t k) const {
+    return *reinterpret_cast<Worker<T>*>(memory_.get<char>() + k * size_);
+  }
 
  private:
   static size_t header() { return (sizeof(Worker<T>) + 127) / 128 * 128; }
@@ -172,23 +190,23 @@ class Workers {
   Buffer memory_;
 };
 
-// The tile of edges [begin, begin + n) of a row whose other ends are rows of `base`; `follows`: the tile
-// before was of the same row.
+// The tile of edges [begin, begin + n) of a row whose other ends are rows of `base`; `follows`: the
+// tile before was of the same row.
 template <class T>
-GATV2_INLINE void read_tile(const Context<T>& c, Worker<T>& w, const Rows& rows, int64_t begin, int n,
-                            bool follows, const T* base, bool need_ids) {
+GATV2_INLINE void read_tile(const Context<T>& c, Worker<T>& w, const Rows& rows, int64_t begin,
+                            int n, bool follows, const T* base, bool need_ids) {
   w.tile.n = n;
-  fill_slots(w.tile.rows, w.tile.next_rows, rows.idx, rows.num_edges, c.group, begin, n, follows, base,
-             c.plan.gathered);
-  if (need_ids) for (int k = 0; k < n; ++k) w.ids[k] = rows.id(begin + k);
+  fill_slots(w.tile.rows, w.tile.next_rows, rows.idx, rows.num_edges, c.group, begin, n, follows,
+             base, c.plan.gathered);
+  if (need_ids)
+    for (int k = 0; k < n; ++k) w.ids[k] = rows.id(begin + k);
   if (c.edges()) w.tile.projected = w.window.at(rows, begin, n);
 }
 
 template <Direction D, class T>
 GATV2_INLINE void score_tile(const Context<T>& c, Worker<T>& w, Acc<T>* s, Acc<T>* d) {
-  c.each_segment([&](const MicroTable<T>* m, const Segment& seg) GATV2_LAMBDA_INLINE {
-    m->score[D][c.edges()](w.tile, seg, w.row, s, d);
-  });
+  c.each_segment([&](const MicroTable<T>* m, const Segment& seg)
+                     GATV2_LAMBDA_INLINE { m->score[D][c.edges()](w.tile, seg, w.row, s, d); });
 }
 
 GATV2_END

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "abi.h"
-#include "micro.h"
+#include "tiles/micro.h"
 
 GATV2_BEGIN
 
@@ -13,9 +13,11 @@ class Index {
     return wide_ ? static_cast<const int64_t*>(data_)[i] : static_cast<const int32_t*>(data_)[i];
   }
   explicit operator bool() const { return data_ != nullptr; }
-  // out[k] = base + this[clamp(begin + k)] * stride, k < n; up to a multiple of kWordLanes are written.
+  // out[k] = base + this[clamp(begin + k)] * stride, k < n; up to a multiple of kWordLanes are
+  // written.
   template <class T>
-  GATV2_INLINE void rows(const T** out, int64_t begin, int n, int64_t last, const T* base, int64_t stride) const {
+  GATV2_INLINE void rows(const T** out, int64_t begin, int n, int64_t last, const T* base,
+                         int64_t stride) const {
     const bool near = (uint64_t)stride * sizeof(T) <= 0xFFFFFFFFu;
     if (wide_ || !near || begin + n + kWordLanes > last) {
       for (int k = 0; k < n; ++k) out[k] = base + (*this)[min_of(begin + k, last)] * stride;
@@ -26,8 +28,8 @@ class Index {
     for (int k = 0; k < n; k += kWordLanes) {
       Indices index;
       memcpy(&index, p + k, sizeof index);
-      const Words offset =
-          multiply_low_halves(__builtin_convertvector(index, Words), (uint32_t)(stride * sizeof(T)));
+      const Words offset = multiply_low_halves(__builtin_convertvector(index, Words),
+                                               (uint32_t)(stride * sizeof(T)));
       const Words address = offset + (uint64_t)(uintptr_t)base;
       memcpy(out + k, &address, sizeof address);
     }
@@ -44,8 +46,16 @@ struct Rows {
   int64_t num_edges;  // of all rows, those outside [first_row, end_row) too
 
   Rows(const GroupedEdges& g, bool wide, int64_t num_rows)
-      : ptr(g.ptr, wide), idx(g.idx, wide), edge(g.edge, wide), pieces(g.pieces, wide), cuts(g.cuts, wide),
-        first_row(0), end_row(num_rows), first_cut(0), end_cut(g.num_cuts), num_edges(num_rows ? ptr[num_rows] : 0) {
+      : ptr(g.ptr, wide),
+        idx(g.idx, wide),
+        edge(g.edge, wide),
+        pieces(g.pieces, wide),
+        cuts(g.cuts, wide),
+        first_row(0),
+        end_row(num_rows),
+        first_cut(0),
+        end_cut(g.num_cuts),
+        num_edges(num_rows ? ptr[num_rows] : 0) {
     // Tables whose size may not depend on data end in entries of row -1.
     while (end_cut > 0 && cuts[3 * end_cut - 3] < 0) --end_cut;
   }
@@ -72,14 +82,18 @@ struct Rows {
     int64_t lo = first_cut, hi = end_cut;
     while (lo < hi) {
       const int64_t mid = (lo + hi) / 2;
-      if (cuts[3 * mid] < row) lo = mid + 1; else hi = mid;
+      if (cuts[3 * mid] < row)
+        lo = mid + 1;
+      else
+        hi = mid;
     }
     return lo;
   }
 };
 
-// The work is cut into items that depend on the graph alone: groups of consecutive pieces of long rows,
-// then ranges of rows of about equal cost. Sums over edges are kept per item and added in order of items.
+// The work is cut into items that depend on the graph alone: groups of consecutive pieces of long
+// rows, then ranges of rows of about equal cost. Sums over edges are kept per item and added in
+// order of items.
 class Items {
  public:
   Items(const Rows& rows, int64_t most) : rows_(rows) {
@@ -107,7 +121,10 @@ class Items {
     int64_t lo = rows_.first_row, hi = rows_.end_row;
     while (lo < hi) {
       const int64_t mid = (lo + hi) / 2;
-      if (rows_.cost(mid) < target) lo = mid + 1; else hi = mid;
+      if (rows_.cost(mid) < target)
+        lo = mid + 1;
+      else
+        hi = mid;
     }
     return lo;
   }
@@ -117,33 +134,40 @@ class Items {
 
 // Calls short_row(row, begin, end) and piece(piece, row, begin, end) for what an item holds.
 template <class ShortRow, class Piece>
-void for_each_part(const Rows& rows, const Items& items, int64_t item, const ShortRow& short_row, const Piece& piece) {
+void for_each_part(const Rows& rows, const Items& items, int64_t item, const ShortRow& short_row,
+                   const Piece& piece) {
   int64_t begin, end;
   if (items.is_pieces(item, begin, end)) {
-    for (int64_t p = begin; p < end; ++p) piece(p, rows.pieces[3 * p], rows.pieces[3 * p + 1], rows.pieces[3 * p + 2]);
+    for (int64_t p = begin; p < end; ++p)
+      piece(p, rows.pieces[3 * p], rows.pieces[3 * p + 1], rows.pieces[3 * p + 2]);
     return;
   }
   int64_t cut = rows.cut_from(begin);
   int64_t from = begin < end ? rows.ptr[begin] : 0;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t to = rows.ptr[row + 1];
-    if (cut < rows.end_cut && rows.cuts[3 * cut] == row) ++cut;
-    else short_row(row, from, to);
+    if (cut < rows.end_cut && rows.cuts[3 * cut] == row)
+      ++cut;
+    else
+      short_row(row, from, to);
     from = to;
   }
 }
 
-// Edges [begin, begin + n) of a row: where what `index` (of all edges) points to lies in `base`, and the same to
-// prefetch. The slots a micro-kernel may read past n repeat the last edge. A tile that follows a full one
-// of its row finds there what it had prefetched.
+// Edges [begin, begin + n) of a row: where what `index` (of all edges) points to lies in `base`,
+// and the same to prefetch. The slots a micro-kernel may read past n repeat the last edge. A tile
+// that follows a full one of its row finds there what it had prefetched.
 template <class T>
-GATV2_INLINE void fill_slots(const T** out, const T** next, const Index& index, int64_t num_edges, int group,
-                             int64_t begin, int n, bool follows, const T* base, int64_t stride) {
+GATV2_INLINE void fill_slots(const T** out, const T** next, const Index& index, int64_t num_edges,
+                             int group, int64_t begin, int n, bool follows, const T* base,
+                             int64_t stride) {
   static_assert(kAhead == kTile, "the rows prefetched are those of the next tile");
   const int slots = (n + group - 1) & -group;
   const int64_t last = num_edges - 1;
-  if (follows) memcpy(out, next, kTile * sizeof *out);
-  else index.rows(out, begin, n, last, base, stride);
+  if (follows)
+    memcpy(out, next, kTile * sizeof *out);
+  else
+    index.rows(out, begin, n, last, base, stride);
   index.rows(next, begin + kAhead, slots, last, base, stride);
   for (int k = n; k < slots; ++k) out[k] = out[n - 1];
 }

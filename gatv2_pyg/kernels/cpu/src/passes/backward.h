@@ -1,8 +1,8 @@
 // Backward, by range of destinations: the edges by destination, then the same edges by source.
 #pragma once
 
-#include "by_destination.h"
-#include "by_source.h"
+#include "passes/by_destination.h"
+#include "passes/by_source.h"
 
 GATV2_BEGIN
 
@@ -12,7 +12,8 @@ class Backward {
 
  public:
   explicit Backward(const Arguments& args)
-      : c_(args), by_dst_(args.by_dst, args.wide_index, args.num_dst),
+      : c_(args),
+        by_dst_(args.by_dst, args.wide_index, args.num_dst),
         by_src_(args.by_src, args.wide_index, args.d_x_src ? args.num_src * args.src_blocks : 0) {}
 
   int64_t run() {
@@ -28,11 +29,13 @@ class Backward {
       return status;
     }
     Records<A> records(c_.plan, c_.lanes, largest_block());
-    const BySource<T> by_source(c_, by_src_, by_destination.grad_base(), by_destination.grad_stride());
+    const BySource<T> by_source(c_, by_src_, by_destination.grad_base(),
+                                by_destination.grad_stride());
     if (!records.ok() || !by_source.ok()) return kOutOfMemory;
     for (int64_t block = 0; block < c_.args.src_blocks; ++block) {
       const Rows rows = by_dst_.part(first_row(block), first_row(block + 1));
-      records.begin_at(rows.first_row < c_.args.num_dst ? by_dst_.ptr[rows.first_row] : by_dst_.num_edges);
+      records.begin_at(rows.first_row < c_.args.num_dst ? by_dst_.ptr[rows.first_row]
+                                                        : by_dst_.num_edges);
       const int64_t status = by_destination.run(rows, workers, threads, &records);
       if (status != kOk) return status;
       by_source.run(block, workers, threads, records);
@@ -51,15 +54,18 @@ class Backward {
   int64_t largest_block() const {
     int64_t most = 0;
     for (int64_t block = 0; block < c_.args.src_blocks; ++block)
-      if (c_.args.num_dst) most = max_of(most, by_dst_.ptr[first_row(block + 1)] - by_dst_.ptr[first_row(block)]);
+      if (c_.args.num_dst)
+        most = max_of(most, by_dst_.ptr[first_row(block + 1)] - by_dst_.ptr[first_row(block)]);
     return most;
   }
   // Edges of a row or of a piece of a long one.
   int64_t longest_row() const {
     int64_t most = 0, cut = 0;
     for (int64_t row = 0; row < c_.args.num_dst; ++row) {
-      if (cut < by_dst_.end_cut && by_dst_.cuts[3 * cut] == row) ++cut;
-      else most = max_of(most, by_dst_.ptr[row + 1] - by_dst_.ptr[row]);
+      if (cut < by_dst_.end_cut && by_dst_.cuts[3 * cut] == row)
+        ++cut;
+      else
+        most = max_of(most, by_dst_.ptr[row + 1] - by_dst_.ptr[row]);
     }
     for (int64_t piece = 0; piece < by_dst_.end_piece(); ++piece)
       most = max_of(most, by_dst_.pieces[3 * piece + 2] - by_dst_.pieces[3 * piece + 1]);

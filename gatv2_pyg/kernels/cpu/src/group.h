@@ -25,8 +25,8 @@ struct GroupArguments {
 struct GroupResult {
   int64_t num_edges;
   int64_t max_degree;
-  int64_t identity;   // eid[p] == p everywhere
-  int64_t bad;        // 0: none, 1: an index of src is out of range, 2: one of dst
+  int64_t identity;  // eid[p] == p everywhere
+  int64_t bad;       // 0: none, 1: an index of src is out of range, 2: one of dst
   int64_t bad_position;
   int64_t bad_value;
 };

@@ -1,12 +1,13 @@
 // Moving lanes: within a vector, between two, and between the rows of a small matrix.
 #pragma once
 
-#include "simd.h"
+#include "simd/simd.h"
 
 GATV2_BEGIN
 
 // Lane i is lane K_i of a followed by b.
-template <class V, int... K> GATV2_INLINE V pick(V a, V b, Sequence<K...>) {
+template <class V, int... K>
+GATV2_INLINE V pick(V a, V b, Sequence<K...>) {
 #if defined(__clang__) || __GNUC__ >= 12
   return __builtin_shufflevector(a, b, K...);
 #else
@@ -14,18 +15,22 @@ template <class V, int... K> GATV2_INLINE V pick(V a, V b, Sequence<K...>) {
   return __builtin_shuffle(a, b, M{K...});
 #endif
 }
-template <class A> using LaneNumbers = typename MakeSequence<Simd<A>::W>::type;
+template <class A>
+using LaneNumbers = typename MakeSequence<Simd<A>::W>::type;
 
 // Lane i is a[i ^ bit].
-template <int bit, class V, int... I> GATV2_INLINE V swap_lanes(V a, Sequence<I...>) {
+template <int bit, class V, int... I>
+GATV2_INLINE V swap_lanes(V a, Sequence<I...>) {
   return pick(a, a, Sequence<(I ^ bit)...>());
 }
-template <class A, int bit> GATV2_INLINE typename Simd<A>::V swap_lanes(typename Simd<A>::V a) {
+template <class A, int bit>
+GATV2_INLINE typename Simd<A>::V swap_lanes(typename Simd<A>::V a) {
   return swap_lanes<bit>(a, LaneNumbers<A>());
 }
 
 // Lane i: a[i] + a[i ^ bit] where i lacks the bit, b[i] + b[i ^ bit] where it has it.
-template <int bit, class V, int... I> GATV2_INLINE V combine(V a, V b, Sequence<I...>) {
+template <int bit, class V, int... I>
+GATV2_INLINE V combine(V a, V b, Sequence<I...>) {
   constexpr int W = sizeof...(I);
   return pick(a, b, Sequence<((I & bit) ? W + I : I)...>()) +
          pick(a, b, Sequence<((I & bit) ? W + (I ^ bit) : (I ^ bit))...>());
@@ -36,7 +41,8 @@ GATV2_INLINE typename Simd<A>::V combine(typename Simd<A>::V a, typename Simd<A>
 }
 
 // The first (half = 0) or second half of: `run` lanes of a, as many of b, the next of a, ...
-template <int run, int half, class V, int... I> GATV2_INLINE V zip_lanes(V a, V b, Sequence<I...>) {
+template <int run, int half, class V, int... I>
+GATV2_INLINE V zip_lanes(V a, V b, Sequence<I...>) {
   constexpr int W = sizeof...(I);
   return pick(a, b, Sequence<(I / run % 2 * W + half * W / 2 + I / run / 2 * run + I % run)...>());
 }
@@ -46,7 +52,8 @@ GATV2_INLINE typename Simd<A>::V zip_lanes(typename Simd<A>::V a, typename Simd<
 }
 
 // The even (half = 0) or odd lanes of a, then of b.
-template <int half, class V, int... I> GATV2_INLINE V unzip_lanes(V a, V b, Sequence<I...>) {
+template <int half, class V, int... I>
+GATV2_INLINE V unzip_lanes(V a, V b, Sequence<I...>) {
   return pick(a, b, Sequence<(2 * I + half)...>());
 }
 template <class A, int half>
@@ -54,24 +61,30 @@ GATV2_INLINE typename Simd<A>::V unzip_lanes(typename Simd<A>::V a, typename Sim
   return unzip_lanes<half>(a, b, LaneNumbers<A>());
 }
 
-// Lane i is p[i % period]. A load of what two stores wrote waits for both, so AVX-512 reads no more than that.
-template <int period, class V, int... I> GATV2_INLINE V repeat_lanes(V a, Sequence<I...>) {
+// Lane i is p[i % period]. A load of what two stores wrote waits for both, so AVX-512 reads no more
+// than that.
+template <int period, class V, int... I>
+GATV2_INLINE V repeat_lanes(V a, Sequence<I...>) {
   return pick(a, a, Sequence<(I % period)...>());
 }
-template <int period, class A> GATV2_INLINE typename Simd<A>::V load_repeated(const A* p) {
+template <int period, class A>
+GATV2_INLINE typename Simd<A>::V load_repeated(const A* p) {
 #if defined(__AVX512F__)
   using V = typename Simd<A>::V;
   constexpr size_t bytes = period * sizeof(A);
-  if constexpr (bytes == 32) return (V)_mm512_maskz_broadcast_f64x4(0xFF, _mm256_loadu_pd((const double*)p));
-  if constexpr (bytes == 16) return (V)_mm512_maskz_broadcast_f32x4(0xFFFF, _mm_loadu_ps((const float*)p));
+  if constexpr (bytes == 32)
+    return (V)_mm512_maskz_broadcast_f64x4(0xFF, _mm256_loadu_pd((const double*)p));
+  if constexpr (bytes == 16)
+    return (V)_mm512_maskz_broadcast_f32x4(0xFFFF, _mm_loadu_ps((const float*)p));
 #endif
   return repeat_lanes<period>(load(p), LaneNumbers<A>());
 }
 
-// N vectors of W elements as rows of a matrix [N][W], to its transpose [W][N] in as many vectors, and back.
-// A zip of the first half of the vectors with the second moves the highest bit of an element's index down to
-// the lowest place.
-template <class A, int N, int step = 1> GATV2_INLINE void zip_rows(typename Simd<A>::V (&v)[N]) {
+// N vectors of W elements as rows of a matrix [N][W], to its transpose [W][N] in as many vectors,
+// and back. A zip of the first half of the vectors with the second moves the highest bit of an
+// element's index down to the lowest place.
+template <class A, int N, int step = 1>
+GATV2_INLINE void zip_rows(typename Simd<A>::V (&v)[N]) {
   typename Simd<A>::V to[N];
   GATV2_UNROLL
   for (int i = 0; i < N / 2; ++i) {
@@ -82,7 +95,8 @@ template <class A, int N, int step = 1> GATV2_INLINE void zip_rows(typename Simd
   for (int i = 0; i < N; ++i) v[i] = to[i];
   if constexpr (2 * step < N) zip_rows<A, N, 2 * step>(v);
 }
-template <class A, int N, int step = 1> GATV2_INLINE void unzip_rows(typename Simd<A>::V (&v)[N]) {
+template <class A, int N, int step = 1>
+GATV2_INLINE void unzip_rows(typename Simd<A>::V (&v)[N]) {
   typename Simd<A>::V to[N];
   GATV2_UNROLL
   for (int i = 0; i < N / 2; ++i) {

@@ -8,11 +8,15 @@ namespace {
 
 using namespace gatv2;
 
-#define GATV2_TABLES(isa) \
-  {&passes_##isa##_float32, &passes_##isa##_float64, &passes_##isa##_bfloat16, &passes_##isa##_float16}
+#define GATV2_TABLES(isa)                                                       \
+  {                                                                             \
+    &passes_##isa##_float32, &passes_##isa##_float64, &passes_##isa##_bfloat16, \
+        &passes_##isa##_float16                                                 \
+  }
 
 #if defined(GATV2_X86)
-const PassTable* const kTables[][4] = {GATV2_TABLES(baseline), GATV2_TABLES(avx2), GATV2_TABLES(avx512)};
+const PassTable* const kTables[][4] = {GATV2_TABLES(baseline), GATV2_TABLES(avx2),
+                                       GATV2_TABLES(avx512)};
 #else
 const PassTable* const kTables[][4] = {GATV2_TABLES(baseline)};
 #endif
@@ -28,7 +32,8 @@ GATV2_EXPORT int64_t gatv2_abi_version() { return kAbiVersion; }
 GATV2_EXPORT int64_t gatv2_best_isa() {
 #if defined(GATV2_X86)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("f16c");
   if (!avx2) return 0;
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
@@ -46,15 +51,21 @@ GATV2_EXPORT int64_t gatv2_has_openmp() {
 #endif
 }
 
-GATV2_EXPORT void gatv2_philox(uint32_t* words, int64_t isa) { kTables[isa][kFloat32]->philox(words); }
-GATV2_EXPORT void gatv2_dropout(float* keep, const int64_t* ids, int64_t n, int64_t heads, double p, int64_t seed,
-                                int64_t isa) {
+GATV2_EXPORT void gatv2_philox(uint32_t* words, int64_t isa) {
+  kTables[isa][kFloat32]->philox(words);
+}
+GATV2_EXPORT void gatv2_dropout(float* keep, const int64_t* ids, int64_t n, int64_t heads, double p,
+                                int64_t seed, int64_t isa) {
   kTables[isa][kFloat32]->dropout(keep, ids, n, heads, p, seed);
 }
 
 // Each returns a gatv2::Status.
-GATV2_EXPORT int64_t gatv2_forward(const Arguments* args, int64_t isa) { return table(*args, isa).forward(*args); }
-GATV2_EXPORT int64_t gatv2_backward(const Arguments* args, int64_t isa) { return table(*args, isa).backward(*args); }
+GATV2_EXPORT int64_t gatv2_forward(const Arguments* args, int64_t isa) {
+  return table(*args, isa).forward(*args);
+}
+GATV2_EXPORT int64_t gatv2_backward(const Arguments* args, int64_t isa) {
+  return table(*args, isa).backward(*args);
+}
 GATV2_EXPORT int64_t gatv2_group_by_dst(const GroupArguments* args, GroupResult* result) {
   return group_by_dst(*args, *result);
 }

@@ -1,9 +1,9 @@
 // The micro-kernels: one segment of up to eight vectors over a tile of edges of one row.
-// The row's own vectors and its sums stay in registers; sums over channels are kept as vectors and a
-// whole vector of them is reduced at once by a transpose.
+// The row's own vectors and its sums stay in registers; sums over channels are kept as vectors and
+// a whole vector of them is reduced at once by a transpose.
 #pragma once
 
-#include "plan.h"
+#include "layout/plan.h"
 
 GATV2_BEGIN
 
@@ -40,23 +40,30 @@ struct RowData {
 enum Direction { kForward, kByDestination };  // the passes that need scores
 
 // The partial sums of (2) and of (4) for one edge and head.
-template <class V> struct Scores { V s, d; };
+template <class V>
+struct Scores {
+  V s, d;
+};
 
-template <class A, int bit> GATV2_INLINE typename Simd<A>::V fold(typename Simd<A>::V a) {
+template <class A, int bit>
+GATV2_INLINE typename Simd<A>::V fold(typename Simd<A>::V a) {
   return a + swap_lanes<A, bit>(a);
 }
-template <class A, int bit> GATV2_INLINE typename Simd<A>::V merge(typename Simd<A>::V a, typename Simd<A>::V b) {
+template <class A, int bit>
+GATV2_INLINE typename Simd<A>::V merge(typename Simd<A>::V a, typename Simd<A>::V b) {
   return combine<A, bit>(a, b);
 }
-template <class A, int bit, class V> GATV2_INLINE Scores<V> fold(const Scores<V>& a) {
+template <class A, int bit, class V>
+GATV2_INLINE Scores<V> fold(const Scores<V>& a) {
   return {fold<A, bit>(a.s), fold<A, bit>(a.d)};
 }
-template <class A, int bit, class V> GATV2_INLINE Scores<V> merge(const Scores<V>& a, const Scores<V>& b) {
+template <class A, int bit, class V>
+GATV2_INLINE Scores<V> merge(const Scores<V>& a, const Scores<V>& b) {
   return {merge<A, bit>(a.s, b.s), merge<A, bit>(a.d, b.d)};
 }
 
-// Reduces vectors leaf(0), ..., leaf(L - 1) to one whose lane k is the sum of leaf(k), L <= W a power
-// of two; with L < W the result repeats.
+// Reduces vectors leaf(0), ..., leaf(L - 1) to one whose lane k is the sum of leaf(k), L <= W a
+// power of two; with L < W the result repeats.
 template <class A, int L, int k, int bit, class Leaf>
 GATV2_INLINE auto reduce(const Leaf& leaf) {
   if constexpr (bit == Simd<A>::W) {
@@ -69,7 +76,8 @@ GATV2_INLINE auto reduce(const Leaf& leaf) {
   }
 }
 // k with its bits in reverse, k < L.
-template <int L> constexpr int reversed(int k) {
+template <int L>
+constexpr int reversed(int k) {
   int to = 0;
   for (int bit = 1; bit < L; bit *= 2) to = 2 * to + (k / bit) % 2;
   return to;
@@ -81,7 +89,8 @@ GATV2_NOINLINE typename Simd<A>::V reduce_stored(const typename Simd<A>::V* v) {
 
 // Scores of `edges` edges and `heads` heads of a segment, from the lanes of v.
 template <class A>
-GATV2_NOINLINE void scatter_scores(A* row, typename Simd<A>::V v, int edges, int heads, int stride, bool add) {
+GATV2_NOINLINE void scatter_scores(A* row, typename Simd<A>::V v, int edges, int heads, int stride,
+                                   bool add) {
   A lane[Simd<A>::W];
   store(lane, v);
   const A* from = lane;
@@ -90,8 +99,10 @@ GATV2_NOINLINE void scatter_scores(A* row, typename Simd<A>::V v, int edges, int
 }
 template <class A, int L, int HB>
 GATV2_INLINE void put_scores(A* to, typename Simd<A>::V v, int e, const Segment& s, int stride) {
-  if (HB == stride && !s.continues) store(to + e * stride, v);
-  else scatter_scores(to + e * stride + s.head, v, L / HB, HB, stride, s.continues);
+  if (HB == stride && !s.continues)
+    store(to + e * stride, v);
+  else
+    scatter_scores(to + e * stride + s.head, v, L / HB, HB, stride, s.continues);
 }
 
 template <class T, int HB, int CV, bool Ragged>
@@ -100,14 +111,15 @@ struct Micro {
   using V = typename Simd<A>::V;
   static constexpr int W = Simd<A>::W;
   static constexpr int N = HB * CV;
-  // Whether half of a row is prefetched with the scores, half with the sums: the scores of several heads take
-  // time enough.
+  // Whether half of a row is prefetched with the scores, half with the sums: the scores of several
+  // heads take time enough.
   static constexpr bool kSpread = HB < 4;
 
   static GATV2_INLINE V leaky(V z, V slope) { return z > V{} ? z : z * slope; }
 
   // Vector v of the segment; only the last of a ragged one is partial.
-  static GATV2_INLINE V get(const T* p, int v, Lanes tail) {
+  template <class U>
+  static GATV2_INLINE V get(const U* p, int v, Lanes tail) {
     return Ragged && v == N - 1 ? load(p + v * W, tail) : load(p + v * W);
   }
 
@@ -117,10 +129,12 @@ struct Micro {
   }
 
   // The row's own vectors, in registers where they fit.
-  template <Direction D> struct Own {
+  template <Direction D>
+  struct Own {
     V own[N], att[N], grad[N], slope;
     Lanes tail;
-    GATV2_INLINE Own(const Segment& seg, const RowData<A>& r) : slope(broadcast<V>(r.slope)), tail(seg.tail) {
+    GATV2_INLINE Own(const Segment& seg, const RowData<A>& r)
+        : slope(broadcast<V>(r.slope)), tail(seg.tail) {
       GATV2_UNROLL
       for (int v = 0; v < N; ++v) {
         own[v] = load(r.own + seg.padded + v * W);
@@ -131,13 +145,16 @@ struct Micro {
   };
 
   // An edge's row, and that of the edge to prefetch.
-  struct Edges { const T *x, *next_x; };
+  struct Edges {
+    const T *x, *next_x;
+  };
 
-  // (2) and (4) of one edge and head h of the segment, lanes not yet added up. The prefetches, here of
-  // `ahead` and its head, are spread over the work, for the processor tracks few misses at a time.
+  // (2) and (4) of one edge and head h of the segment, lanes not yet added up. The prefetches, here
+  // of `ahead` and its head, are spread over the work, for the processor tracks few misses at a
+  // time.
   template <Direction D, bool Edge>
-  static GATV2_INLINE Scores<V> terms(const Own<D>& o, const Edges& t, const A* projected, int h, const Edges& ahead,
-                                      int ahead_h) {
+  static GATV2_INLINE Scores<V> terms(const Own<D>& o, const Edges& t, const A* projected, int h,
+                                      const Edges& ahead, int ahead_h) {
     Scores<V> sum{};
     GATV2_UNROLL
     for (int c = 0; c < CV; ++c) {
@@ -163,10 +180,11 @@ struct Micro {
     };
     auto edge_terms = [&](const Own<D>& o, const Edges& edges, int e, int h, const Edges& ahead,
                           int ahead_h) GATV2_LAMBDA_INLINE {
-      return terms<D, Edge>(o, edges, Edge ? projected + (int64_t)e * r.padded_row : nullptr, h, ahead, ahead_h);
+      return terms<D, Edge>(o, edges, Edge ? projected + (int64_t)e * r.padded_row : nullptr, h,
+                            ahead, ahead_h);
     };
-    // Up to L sums over channels at once, of L / HB edges. Where reductions are calls, which keep no vectors, the
-    // row's own are read again: that takes less than to save and restore them.
+    // Up to L sums over channels at once, of L / HB edges. Where reductions are calls, which keep
+    // no vectors, the row's own are read again: that takes less than to save and restore them.
     constexpr bool inline_reduction = HB >= 4 && !Edge;
     const Own<D> shared(seg, r);
     auto group = [&](auto count, int e0) GATV2_LAMBDA_INLINE {
@@ -177,9 +195,11 @@ struct Micro {
         GATV2_UNROLL
         for (int e = 0; e < L / HB; ++e) edges[e] = edges_at(e0 + e);
         auto leaf = [&](auto k) GATV2_LAMBDA_INLINE {
-          // The leaves come in the order of their reversed bits, the lines of a row are prefetched in theirs.
+          // The leaves come in the order of their reversed bits, the lines of a row are prefetched
+          // in theirs.
           constexpr int e = decltype(k)::value / HB, line = reversed<L>(decltype(k)::value);
-          return edge_terms(shared, edges[e], e0 + e, decltype(k)::value % HB, edges[line / HB], line % HB);
+          return edge_terms(shared, edges[e], e0 + e, decltype(k)::value % HB, edges[line / HB],
+                            line % HB);
         };
         if constexpr (D == kForward) {
           rs = reduce<A, L, 0, 1>([&](auto k) GATV2_LAMBDA_INLINE { return leaf(k).s; });
@@ -212,13 +232,18 @@ struct Micro {
     constexpr int few = HB >= W / 4 ? HB : W / 4;
 #pragma GCC unroll 1
     for (int e = 0; e < t.n;) {
-      if (few < W && (t.n - e) * HB <= few) { group(Int<few>(), e); e += few / HB; }
-      else { group(Int<W>(), e); e += W / HB; }
+      if (few < W && (t.n - e) * HB <= few) {
+        group(Int<few>(), e);
+        e += few / HB;
+      } else {
+        group(Int<W>(), e);
+        e += W / HB;
+      }
     }
   }
 
   // d[h] = <grad, x> for a packed row x.
-  static void dot(const T* x, const Segment& seg, const RowData<A>& r, A* d) {
+  static void dot(const A* x, const Segment& seg, const RowData<A>& r, A* d) {
     const Lanes tail(seg.tail);
     const V sums = reduce<A, HB, 0, 1>([&](auto h) GATV2_LAMBDA_INLINE {
       V sum{};
@@ -231,8 +256,8 @@ struct Micro {
   }
 
   // (3): acc = acc * scale + sum_e p[e][h] x_src; the first tile of a row starts from 0.
-  static void accumulate_forward(const Tile<T>& t, const Segment& seg, const RowData<A>& r, const A* p,
-                                 const A* scale, A* acc) {
+  static void accumulate_forward(const Tile<T>& t, const Segment& seg, const RowData<A>& r,
+                                 const A* p, const A* scale, A* acc) {
     const Lanes tail(seg.tail);
     V sum[N];
     GATV2_UNROLL
@@ -255,8 +280,8 @@ struct Micro {
   // A tile's sum goes into a row's sum as one: fewer roundings than edge by edge.
   static GATV2_INLINE void add(A* to, V tile) { store(to, load(to) + tile); }
 
-  // (6), (7): acc_slope += sum_e ds LeakyReLU'(z), acc_att += sum_e ds LeakyReLU(z); att comes last. Where z is
-  // above 0 goes to the tile's masks.
+  // (6), (7): acc_slope += sum_e ds LeakyReLU'(z), acc_att += sum_e ds LeakyReLU(z); att comes
+  // last. Where z is above 0 goes to the tile's masks.
   template <bool Edge>
   static void accumulate_by_destination(const Tile<T>& t, const Segment& seg, const RowData<A>& r,
                                         const A* ds, A* acc_slope, A* acc_att) {
@@ -293,8 +318,8 @@ struct Micro {
   }
 
   // (8): acc_grad += sum_e keep alpha g_i, acc_slope += sum_e ds LeakyReLU'(z).
-  static void accumulate_by_source(const Tile<T>& t, const Segment& seg, const RowData<A>& r, A* acc_grad,
-                                   A* acc_slope) {
+  static void accumulate_by_source(const Tile<T>& t, const Segment& seg, const RowData<A>& r,
+                                   A* acc_grad, A* acc_slope) {
     const Lanes tail(seg.tail);
     const V one = broadcast<V>((A)1), slope = broadcast<V>(r.slope);
     V a[N], b[N];
@@ -310,7 +335,8 @@ struct Micro {
       for (int v = 0; v < N; ++v) {
         prefetch_vector(next, v);
         a[v] = fma(broadcast<V>(keep_alpha[v / CV]), get(g, v, tail), a[v]);
-        b[v] = fma(broadcast<V>(ds[v / CV]), select(load_mask<A>(masks + v * kMaskBytes<A>), one, slope), b[v]);
+        b[v] = fma(broadcast<V>(ds[v / CV]),
+                   select(load_mask<A>(masks + v * kMaskBytes<A>), one, slope), b[v]);
       }
     }
     GATV2_UNROLL
@@ -326,11 +352,13 @@ template <class T>
 struct MicroTable {
   using A = Acc<T>;
   void (*score[2][2])(const Tile<T>&, const Segment&, const RowData<A>&, A* s, A* d);
-  void (*dot)(const T* x, const Segment&, const RowData<A>&, A* d);
-  void (*accumulate_forward)(const Tile<T>&, const Segment&, const RowData<A>&, const A* p, const A* scale, A* acc);
-  void (*accumulate_by_destination[2])(const Tile<T>&, const Segment&, const RowData<A>&, const A* ds, A* acc_slope,
-                                       A* acc_att);
-  void (*accumulate_by_source)(const Tile<T>&, const Segment&, const RowData<A>&, A* acc_grad, A* acc_slope);
+  void (*dot)(const A* x, const Segment&, const RowData<A>&, A* d);
+  void (*accumulate_forward)(const Tile<T>&, const Segment&, const RowData<A>&, const A* p,
+                             const A* scale, A* acc);
+  void (*accumulate_by_destination[2])(const Tile<T>&, const Segment&, const RowData<A>&,
+                                       const A* ds, A* acc_slope, A* acc_att);
+  void (*accumulate_by_source)(const Tile<T>&, const Segment&, const RowData<A>&, A* acc_grad,
+                               A* acc_slope);
 };
 
 template <class T, int HB, int CV, bool Ragged>
@@ -348,12 +376,14 @@ const MicroTable<T>* micro_table() {
 
 // The most heads a segment may have. Several at once pay where a reduction takes many vectors; the
 // rest is kept small to build.
-template <class T> constexpr int kMostHeads = Simd<Acc<T>>::W >= (sizeof(T) == 4 ? 8 : 16) ? 8 : 1;
+template <class T>
+constexpr int kMostHeads = Simd<Acc<T>>::W >= (sizeof(T) == 4 ? 8 : 16) ? 8 : 1;
 
 template <class T>
 const MicroTable<T>* find_micro(const Segment& s) {
   constexpr int W = Simd<Acc<T>>::W;
-  if (s.tail != W) return s.vectors == 1 ? micro_table<T, 1, 1, true>() : micro_table<T, 1, 2, true>();
+  if (s.tail != W)
+    return s.vectors == 1 ? micro_table<T, 1, 1, true>() : micro_table<T, 1, 2, true>();
   if constexpr (kMostHeads<T> == 8) {
     switch (s.heads * 16 + s.vectors) {
       case 32 + 1: return micro_table<T, 2, 1, false>();

@@ -1,8 +1,9 @@
-// What the pass by source needs of an edge, left by the pass by destination: keep_e alpha_e and ds_e of each
-// head, [2][head_stride], and a bit for each element of z_e, at the edge's position by destination.
+// What the pass by source needs of an edge, left by the pass by destination: keep_e alpha_e and
+// ds_e of each head, [2][head_stride], and a bit for each element of z_e, at the edge's position by
+// destination.
 #pragma once
 
-#include "pass.h"
+#include "passes/pass.h"
 
 GATV2_BEGIN
 
@@ -14,9 +15,13 @@ class Records {
  public:
   // `most`: of the positions of a range of destinations.
   Records(const Plan<A>& plan, const HeadLanes<A>& lanes, int64_t most)
-      : stride_(lanes.stride), blocks_(lanes.blocks), mask_row_(mask_row(plan)),
-        buffer_(sizeof(A) * most * size()), masks_(most * mask_row_),
-        past_caches_(size() * sizeof(A) % kVectorBytes == 0 && most * size() * (int64_t)sizeof(A) >= kPastCaches) {
+      : stride_(lanes.stride),
+        blocks_(lanes.blocks),
+        mask_row_(mask_row(plan)),
+        buffer_(sizeof(A) * most * size()),
+        masks_(most * mask_row_),
+        past_caches_(size() * sizeof(A) % kVectorBytes == 0 &&
+                     most * size() * (int64_t)sizeof(A) >= kPastCaches) {
     prefer_huge_pages(buffer_.template get<A>(), sizeof(A) * most * size());
     prefer_huge_pages(masks_.template get<A>(), most * mask_row_);
   }
@@ -31,9 +36,11 @@ class Records {
     return masks_.template get<uint8_t>() + (position - first_) * mask_row_;
   }
 
-  // Records of n edges from s = alpha_e (-alpha_e where dropped) and d = ds_e, [n][head_stride], which both lack
-  // a factor `scale`; `residual` is what the ds of the row add up to, and should be 0.
-  void put(A* to, const A* s, const A* d, int64_t n, A keep, const A* scale, const A* residual) const {
+  // Records of n edges from s = alpha_e (-alpha_e where dropped) and d = ds_e, [n][head_stride],
+  // which both lack a factor `scale`; `residual` is what the ds of the row add up to, and should be
+  // 0.
+  void put(A* to, const A* s, const A* d, int64_t n, A keep, const A* scale,
+           const A* residual) const {
     switch (stride_) {
       case 1: return put_run<1>(to, s, d, n, keep, scale, residual);
       case 2: return put_run<2>(to, s, d, n, keep, scale, residual);
@@ -46,7 +53,8 @@ class Records {
  private:
   // HS: head_stride, or W where that is more.
   template <int HS>
-  GATV2_NOINLINE void put_run(A* to, const A* s, const A* d, int64_t n, A keep, const A* scale, const A* residual) const {
+  GATV2_NOINLINE void put_run(A* to, const A* s, const A* d, int64_t n, A keep, const A* scale,
+                              const A* residual) const {
     const int64_t count = n * stride_;
     for (int64_t k = 0; k < count; k += W) {
       const int64_t b = k / W % blocks_ * W;
@@ -55,7 +63,8 @@ class Records {
       const V ds = (load(d + k) - max_of(alpha, -alpha) * load(residual + b)) * factor;
       if constexpr (HS < W) {
         put_vector(to + 2 * k, zip_lanes<A, HS, 0>(kept, ds), 2 * (count - k));
-        if (2 * (count - k) > W) put_vector(to + 2 * k + W, zip_lanes<A, HS, 1>(kept, ds), 2 * (count - k) - W);
+        if (2 * (count - k) > W)
+          put_vector(to + 2 * k + W, zip_lanes<A, HS, 1>(kept, ds), 2 * (count - k) - W);
       } else {
         A* const record = to + k / stride_ * size() + k % stride_;
         put_vector(record, kept, W);
@@ -64,9 +73,12 @@ class Records {
     }
   }
   GATV2_INLINE void put_vector(A* to, V v, int64_t room) const {
-    if (past_caches_) store_past_caches(to, v);
-    else if (room >= W) store(to, v);
-    else store(to, v, Lanes((int)room));
+    if (past_caches_)
+      store_past_caches(to, v);
+    else if (room >= W)
+      store(to, v);
+    else
+      store(to, v, Lanes((int)room));
   }
 
   const int stride_, blocks_;

@@ -1,7 +1,7 @@
 // Forward, by destination: one pass over the gathered rows with a running softmax.
 #pragma once
 
-#include "pass.h"
+#include "passes/pass.h"
 
 GATV2_BEGIN
 
@@ -13,9 +13,14 @@ class Forward {
 
  public:
   explicit Forward(const Arguments& args)
-      : c_(args, interleaving_pays(args)), rows_(args.by_dst, args.wide_index, args.num_dst),
-        x_src_(static_cast<const T*>(args.x_src)), x_dst_(static_cast<const T*>(args.x_dst)), gathered_(x_src_),
-        out_(static_cast<T*>(args.out)), lse_(static_cast<A*>(args.lse)), alpha_(static_cast<A*>(args.alpha)),
+      : c_(args, interleaving_pays(args)),
+        rows_(args.by_dst, args.wide_index, args.num_dst),
+        x_src_(static_cast<const T*>(args.x_src)),
+        x_dst_(static_cast<const T*>(args.x_dst)),
+        gathered_(x_src_),
+        out_(static_cast<A*>(args.out)),
+        lse_(static_cast<A*>(args.lse)),
+        alpha_(static_cast<A*>(args.alpha)),
         past_caches_(c_.past_caches(out_, args.num_dst)) {}
 
   int64_t run() {
@@ -26,7 +31,7 @@ class Forward {
     const Buffer partial(sizeof(A) * rows_.end_piece() * partial_size());
     const Scratch copies(c_.plan.interleaved ? sizeof(T) * c_.args.num_src * c_.plan.gathered : 0);
     if (!workers.ok() || !partial || (c_.plan.interleaved && !copies.get<T>())) return kOutOfMemory;
-    prefer_huge_pages(out_, sizeof(T) * c_.args.num_dst * c_.plan.row);
+    prefer_huge_pages(out_, sizeof(A) * c_.args.num_dst * c_.plan.row);
     if (c_.plan.interleaved) interleave(copies.get<T>(), threads);
     if (alpha_ && c_.args.num_ids != rows_.num_edges)
       memset(alpha_, 0, sizeof(A) * c_.args.num_ids * c_.plan.heads);
@@ -50,24 +55,27 @@ class Forward {
             memcpy(to + 2 * n, w.sum_a, sizeof(A) * c_.plan.padded_row);
           });
     });
-    parallel_for(rows_.end_cut, min_of(threads, items.count()),
-                 [&](int64_t cut, int64_t thread) { merge(workers[thread], cut, partial.get<A>()); });
+    parallel_for(rows_.end_cut, min_of(threads, items.count()), [&](int64_t cut, int64_t thread) {
+      merge(workers[thread], cut, partial.get<A>());
+    });
     if (alpha_)
-      parallel_for(rows_.end_piece(), min_of(threads, items.count()), [&](int64_t piece, int64_t thread) {
-        Worker<T>& w = workers[thread];
-        const A* from = partial.get<A>() + piece * partial_size();
-        memcpy(w.max, from, sizeof(A) * c_.lanes.spread_size());
-        memcpy(w.scale, from + c_.lanes.spread_size(), sizeof(A) * c_.lanes.spread_size());
-        put_alpha(w, rows_.pieces[3 * piece + 1], rows_.pieces[3 * piece + 2]);
-      });
+      parallel_for(
+          rows_.end_piece(), min_of(threads, items.count()), [&](int64_t piece, int64_t thread) {
+            Worker<T>& w = workers[thread];
+            const A* from = partial.get<A>() + piece * partial_size();
+            memcpy(w.max, from, sizeof(A) * c_.lanes.spread_size());
+            memcpy(w.scale, from + c_.lanes.spread_size(), sizeof(A) * c_.lanes.spread_size());
+            put_alpha(w, rows_.pieces[3 * piece + 1], rows_.pieces[3 * piece + 2]);
+          });
     return kOk;
   }
 
  private:
-  // A row is copied once and gathered about num_edges / num_src times. Heads of whole vectors gain where the
-  // copies stay in the caches; heads that leave lanes empty gain more.
+  // A row is copied once and gathered about num_edges / num_src times. Heads of whole vectors gain
+  // where the copies stay in the caches; heads that leave lanes empty gain more.
   static bool interleaving_pays(const Arguments& args) {
-    if (args.heads < 2 || args.heads > W || args.edge_dim != 0 || args.negative_slope > 1) return false;
+    if (args.heads < 2 || args.heads > W || args.edge_dim != 0 || args.negative_slope > 1)
+      return false;
     const int64_t edges = Rows(args.by_dst, args.wide_index, args.num_dst).num_edges;
     const bool narrow = args.channels % W != 0;
     const bool small = args.num_src * args.heads * args.channels * sizeof(T) <= Scratch::kMost;
@@ -87,7 +95,7 @@ class Forward {
   size_t partial_size() const { return 2 * c_.lanes.spread_size() + c_.plan.padded_row; }
 
   void put_empty(int64_t row) const {
-    memset(out_ + row * c_.plan.row, 0, sizeof(T) * c_.plan.row);
+    memset(out_ + row * c_.plan.row, 0, sizeof(A) * c_.plan.row);
     for (int h = 0; h < c_.plan.heads; ++h) lse_[row * c_.plan.heads + h] = -(A)__builtin_inf();
   }
 
@@ -103,11 +111,13 @@ class Forward {
       score_tile<kForward>(c_, w, w.s, w.d);
       if (alpha_)
         for (int e = 0; e < n; ++e)
-          memcpy(alpha_ + w.ids[e] * c_.plan.heads, w.s + e * c_.plan.head_stride, sizeof(A) * c_.plan.heads);
+          memcpy(alpha_ + w.ids[e] * c_.plan.heads, w.s + e * c_.plan.head_stride,
+                 sizeof(A) * c_.plan.heads);
       softmax.add(c_.lanes, w.s, n, w.scale);
       if (c_.dropout.active) {
         c_.dropout.fill(w.keep, n, c_.plan.heads, c_.plan.head_stride, w.ids);
-        for (int k = 0; k < n * c_.plan.head_stride; k += W) store(w.s + k, load(w.s + k) * load(w.keep + k));
+        for (int k = 0; k < n * c_.plan.head_stride; k += W)
+          store(w.s + k, load(w.s + k) * load(w.keep + k));
       }
       c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
         m->accumulate_forward(w.tile, s, w.row, w.s, p == begin ? nullptr : w.scale, w.sum_a);
@@ -142,13 +152,15 @@ class Forward {
         if (c_.dropout.active) p *= load(w.keep + k * W);
         store(w.s + k * W, p);
       }
-      for (int e = 0; e < n; ++e) memcpy(alpha_ + w.ids[e] * heads, w.s + e * stride, sizeof(A) * heads);
+      for (int e = 0; e < n; ++e)
+        memcpy(alpha_ + w.ids[e] * heads, w.s + e * stride, sizeof(A) * heads);
     }
   }
 
   // Adds the pieces of a long row in order, in double.
   void merge(Worker<T>& w, int64_t cut, A* partial) const {
-    const int64_t row = rows_.cuts[3 * cut], first = rows_.cuts[3 * cut + 1], last = rows_.cuts[3 * cut + 2];
+    const int64_t row = rows_.cuts[3 * cut], first = rows_.cuts[3 * cut + 1],
+                  last = rows_.cuts[3 * cut + 2];
     const int n = c_.lanes.spread_size();
     auto piece = [&](int64_t p) { return partial + p * partial_size(); };
     memcpy(w.max, piece(first), sizeof(A) * n);
@@ -165,7 +177,8 @@ class Forward {
     for (int k = 0; k < c_.plan.padded_row; k += W) {
       double sum[W] = {};
       for (int64_t p = first; p < last; ++p)
-        for (int i = 0; i < W; ++i) sum[i] += (double)piece(p)[c_.plan.head_of(k + i)] * piece(p)[2 * n + k + i];
+        for (int i = 0; i < W; ++i)
+          sum[i] += (double)piece(p)[c_.plan.head_of(k + i)] * piece(p)[2 * n + k + i];
       for (int i = 0; i < W; ++i) w.sum_a[k + i] = (A)sum[i];
     }
     finish(w, row);
@@ -180,7 +193,7 @@ class Forward {
   const T* const x_src_;
   const T* const x_dst_;
   const T* gathered_;  // rows of x_src, or their interleaved copies
-  T* const out_;
+  A* const out_;
   A* const lse_;
   A* const alpha_;
   const bool past_caches_;  // out

@@ -2,7 +2,7 @@
 // what is above it is never read, so a product needs no splitting into even and odd lanes.
 #pragma once
 
-#include "simd.h"
+#include "simd/simd.h"
 
 GATV2_BEGIN
 
@@ -35,7 +35,8 @@ struct Dropout {
     scale = p >= 1 ? (A)0 : (A)(1 / (1 - p));
   }
 
-  // keep[e * stride + h] for edges e < n, heads h < heads. Reads ids up to a multiple of kWordLanes.
+  // keep[e * stride + h] for edges e < n, heads h < heads. Reads ids up to a multiple of
+  // kWordLanes.
   void fill(A* keep, int n, int heads, int stride, const int64_t* ids) const {
     for (int e0 = 0; e0 < n; e0 += kWordLanes) {
       Words id;

@@ -20,8 +20,12 @@
 #error "GATV2_ISA names the namespace of this build"
 #endif
 
-#define GATV2_BEGIN namespace gatv2 { namespace GATV2_ISA {
-#define GATV2_END } }
+#define GATV2_BEGIN \
+  namespace gatv2 { \
+  namespace GATV2_ISA {
+#define GATV2_END \
+  }               \
+  }
 #define GATV2_INLINE inline __attribute__((always_inline))
 // Loops over the vectors of a segment must be unrolled for those to be registers.
 #define GATV2_UNROLL _Pragma("GCC unroll 16")
@@ -40,17 +44,24 @@ constexpr int kVectorBytes = 16;
 
 using float32 = float;
 using float64 = double;
-struct bfloat16 { uint16_t bits; };
-struct float16 { uint16_t bits; };
+struct bfloat16 {
+  uint16_t bits;
+};
+struct float16 {
+  uint16_t bits;
+};
 
-template <class A> struct Simd;
-template <> struct Simd<float> {
+template <class A>
+struct Simd;
+template <>
+struct Simd<float> {
   typedef float V __attribute__((vector_size(kVectorBytes)));
   typedef int32_t I __attribute__((vector_size(kVectorBytes)));
   typedef int32_t Int;
   static constexpr int W = kVectorBytes / 4;
 };
-template <> struct Simd<double> {
+template <>
+struct Simd<double> {
   typedef double V __attribute__((vector_size(kVectorBytes)));
   typedef int64_t I __attribute__((vector_size(kVectorBytes)));
   typedef int64_t Int;
@@ -60,46 +71,86 @@ using VF = Simd<float>::V;
 using VD = Simd<double>::V;
 
 // What a tensor of T accumulates in.
-template <class T> struct AccumulatorOf { using type = float; };
-template <> struct AccumulatorOf<double> { using type = double; };
-template <class T> using Acc = typename AccumulatorOf<T>::type;
+template <class T>
+struct AccumulatorOf {
+  using type = float;
+};
+template <>
+struct AccumulatorOf<double> {
+  using type = double;
+};
+template <class T>
+using Acc = typename AccumulatorOf<T>::type;
 
-template <int N> struct Int { static constexpr int value = N; };
-template <int... I> struct Sequence {};
-template <int N, int... I> struct MakeSequence : MakeSequence<N - 1, N - 1, I...> {};
-template <int... I> struct MakeSequence<0, I...> { using type = Sequence<I...>; };
+template <int N>
+struct Int {
+  static constexpr int value = N;
+};
+template <int... I>
+struct Sequence {};
+template <int N, int... I>
+struct MakeSequence : MakeSequence<N - 1, N - 1, I...> {};
+template <int... I>
+struct MakeSequence<0, I...> {
+  using type = Sequence<I...>;
+};
 
-template <class A> GATV2_INLINE A min_of(A a, A b) { return b < a ? b : a; }
-template <class A> GATV2_INLINE A max_of(A a, A b) { return a < b ? b : a; }
+template <class A>
+GATV2_INLINE A min_of(A a, A b) {
+  return b < a ? b : a;
+}
+template <class A>
+GATV2_INLINE A max_of(A a, A b) {
+  return a < b ? b : a;
+}
 
 // ---- arithmetic
 
-template <class V, class A> GATV2_INLINE V broadcast(A a) { return a - V{}; }
+template <class V, class A>
+GATV2_INLINE V broadcast(A a) {
+  return a - V{};
+}
 
 // max_of is b where one of the two is NaN.
 #if defined(__AVX512F__)
-GATV2_INLINE VF fma(VF a, VF b, VF c) { return (VF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
-GATV2_INLINE VD fma(VD a, VD b, VD c) { return (VD)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
+GATV2_INLINE VF fma(VF a, VF b, VF c) {
+  return (VF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+GATV2_INLINE VD fma(VD a, VD b, VD c) {
+  return (VD)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+}
 GATV2_INLINE VF max_of(VF a, VF b) { return (VF)_mm512_maskz_max_ps(0xFFFF, (__m512)a, (__m512)b); }
 GATV2_INLINE VD max_of(VD a, VD b) { return (VD)_mm512_maskz_max_pd(0xFF, (__m512d)a, (__m512d)b); }
 #elif defined(__AVX2__)
-GATV2_INLINE VF fma(VF a, VF b, VF c) { return (VF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
-GATV2_INLINE VD fma(VD a, VD b, VD c) { return (VD)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c); }
+GATV2_INLINE VF fma(VF a, VF b, VF c) {
+  return (VF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+GATV2_INLINE VD fma(VD a, VD b, VD c) {
+  return (VD)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+}
 GATV2_INLINE VF max_of(VF a, VF b) { return (VF)_mm256_max_ps((__m256)a, (__m256)b); }
 GATV2_INLINE VD max_of(VD a, VD b) { return (VD)_mm256_max_pd((__m256d)a, (__m256d)b); }
 #else
 #if defined(__ARM_NEON) && defined(__aarch64__)
-GATV2_INLINE VF fma(VF a, VF b, VF c) { return (VF)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
-GATV2_INLINE VD fma(VD a, VD b, VD c) { return (VD)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b); }
+GATV2_INLINE VF fma(VF a, VF b, VF c) {
+  return (VF)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+GATV2_INLINE VD fma(VD a, VD b, VD c) {
+  return (VD)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+}
 #else
-template <class V> GATV2_INLINE V fma(V a, V b, V c) { return a * b + c; }
+template <class V>
+GATV2_INLINE V fma(V a, V b, V c) {
+  return a * b + c;
+}
 #endif
 GATV2_INLINE VF max_of(VF a, VF b) { return a > b ? a : b; }
 GATV2_INLINE VD max_of(VD a, VD b) { return a > b ? a : b; }
 #endif
 
 // to[i] += v[i], in double.
-template <class V> GATV2_INLINE void add_doubles(double* to, V v) {
+template <class V>
+GATV2_INLINE void add_doubles(double* to, V v) {
   typedef double Wide __attribute__((vector_size(sizeof(double) * (sizeof(V) / sizeof(v[0])))));
   Wide sum;
   memcpy(&sum, to, sizeof sum);
@@ -125,8 +176,8 @@ GATV2_INLINE Words multiply_low_halves(Words a, uint32_t m) {
 
 // exp(x) for x up to a few units above 0; 0 below the normal range; NaN stays NaN. About 1 ulp:
 // x = n ln 2 + r with |r| <= ln 2 / 2. exp(r) is a minimax polynomial (float) or the Taylor series
-// (double), both to a tenth of an ulp. The number added to round to an integer holds the bias of the
-// exponent too, and at the lower bound of x the exponent's bits are those of 0.
+// (double), both to a tenth of an ulp. The number added to round to an integer holds the bias of
+// the exponent too, and at the lower bound of x the exponent's bits are those of 0.
 GATV2_INLINE VF exp(VF x) {
   const VF c = max_of(broadcast<VF>(-88.0f), x);
   const VF magic = broadcast<VF>(12582912.0f + 127.0f);  // 1.5 * 2^23 + bias
@@ -168,7 +219,8 @@ GATV2_INLINE VD exp(VD x) {
 
 // log(x) for normal x > 0 (a softmax denominator): x = 2^e m with m in [sqrt(1/2), sqrt(2)),
 // log m = 2 atanh((m - 1) / (m + 1)).
-template <class A> GATV2_INLINE typename Simd<A>::V log(typename Simd<A>::V x) {
+template <class A>
+GATV2_INLINE typename Simd<A>::V log(typename Simd<A>::V x) {
   using V = typename Simd<A>::V;
   using I = typename Simd<A>::I;
   constexpr bool single = sizeof(A) == 4;
@@ -184,8 +236,10 @@ template <class A> GATV2_INLINE typename Simd<A>::V log(typename Simd<A>::V x) {
   V q = broadcast<V>((A)1 / (2 * terms + 1));
   for (int k = terms - 1; k >= 1; --k) q = fma(q, f2, broadcast<V>((A)1 / (2 * k + 1)));
   const V n = __builtin_convertvector(e, V);
-  const V lo = fma(f * f2, q * (A)2, n * (A)(single ? 1.42860682030941723e-6 : 1.90821492927058770002e-10));
-  return fma(n, broadcast<V>((A)(single ? 0.693145751953125 : 0.693147180369123816490)), f * (A)2 + lo);
+  const V lo =
+      fma(f * f2, q * (A)2, n * (A)(single ? 1.42860682030941723e-6 : 1.90821492927058770002e-10));
+  return fma(n, broadcast<V>((A)(single ? 0.693145751953125 : 0.693147180369123816490)),
+             f * (A)2 + lo);
 }
 
 // ---- half precision
@@ -222,8 +276,14 @@ GATV2_INLINE void from_float(float x, float16& y) {
   memcpy(&u, &x, 4);
   const uint16_t sign = (uint16_t)((u >> 16) & 0x8000);
   u &= 0x7FFFFFFF;
-  if (u > 0x7F800000) { y.bits = sign | 0x7E00; return; }
-  if (u >= 0x477FF000) { y.bits = sign | 0x7C00; return; }
+  if (u > 0x7F800000) {
+    y.bits = sign | 0x7E00;
+    return;
+  }
+  if (u >= 0x477FF000) {
+    y.bits = sign | 0x7C00;
+    return;
+  }
   if (u < 0x38800000) {
     // A sum with 1/2 rounds a subnormal half to its last bit.
     float f;
@@ -252,17 +312,31 @@ struct Lanes {
 #endif
 };
 
-template <class T> using VecOf = typename Simd<Acc<T>>::V;
+template <class T>
+using VecOf = typename Simd<Acc<T>>::V;
 
-GATV2_INLINE VF load(const float* p) { VF v; memcpy(&v, p, sizeof v); return v; }
-GATV2_INLINE VD load(const double* p) { VD v; memcpy(&v, p, sizeof v); return v; }
+GATV2_INLINE VF load(const float* p) {
+  VF v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+GATV2_INLINE VD load(const double* p) {
+  VD v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
 GATV2_INLINE void store(float* p, VF v) { memcpy(p, &v, sizeof v); }
 GATV2_INLINE void store(double* p, VD v) { memcpy(p, &v, sizeof v); }
 
 #if defined(__AVX512F__)
-GATV2_INLINE VF widen(__m256i h, bfloat16*) { return (VF)_mm512_maskz_slli_epi32(0xFFFF, _mm512_maskz_cvtepu16_epi32(0xFFFF, h), 16); }
+GATV2_INLINE VF widen(__m256i h, bfloat16*) {
+  return (VF)_mm512_maskz_slli_epi32(0xFFFF, _mm512_maskz_cvtepu16_epi32(0xFFFF, h), 16);
+}
 GATV2_INLINE VF widen(__m256i h, float16*) { return (VF)_mm512_maskz_cvtph_ps(0xFFFF, h); }
-template <class H> GATV2_INLINE VF load_half(const H* p) { return widen(_mm256_loadu_si256((const __m256i*)p), (H*)0); }
+template <class H>
+GATV2_INLINE VF load_half(const H* p) {
+  return widen(_mm256_loadu_si256((const __m256i*)p), (H*)0);
+}
 GATV2_INLINE __m256i narrow(VF v, bfloat16*) {
   typedef uint32_t U __attribute__((vector_size(64)));
   const U u = (U)v;
@@ -273,36 +347,65 @@ GATV2_INLINE __m256i narrow(VF v, bfloat16*) {
 GATV2_INLINE __m256i narrow(VF v, float16*) {
   return _mm512_maskz_cvtps_ph(0xFFFF, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-template <class H> GATV2_INLINE void store_half(H* p, VF v) { _mm256_storeu_si256((__m256i*)p, narrow(v, (H*)0)); }
+template <class H>
+GATV2_INLINE void store_half(H* p, VF v) {
+  _mm256_storeu_si256((__m256i*)p, narrow(v, (H*)0));
+}
 
 GATV2_INLINE VF load(const float* p, Lanes n) { return (VF)_mm512_maskz_loadu_ps(n.mask, p); }
-GATV2_INLINE VD load(const double* p, Lanes n) { return (VD)_mm512_maskz_loadu_pd((__mmask8)n.mask, p); }
-GATV2_INLINE VF load(const bfloat16* p, Lanes n) { return widen(_mm256_maskz_loadu_epi16(n.mask, p), (bfloat16*)0); }
-GATV2_INLINE VF load(const float16* p, Lanes n) { return widen(_mm256_maskz_loadu_epi16(n.mask, p), (float16*)0); }
+GATV2_INLINE VD load(const double* p, Lanes n) {
+  return (VD)_mm512_maskz_loadu_pd((__mmask8)n.mask, p);
+}
+GATV2_INLINE VF load(const bfloat16* p, Lanes n) {
+  return widen(_mm256_maskz_loadu_epi16(n.mask, p), (bfloat16*)0);
+}
+GATV2_INLINE VF load(const float16* p, Lanes n) {
+  return widen(_mm256_maskz_loadu_epi16(n.mask, p), (float16*)0);
+}
 GATV2_INLINE void store(float* p, VF v, Lanes n) { _mm512_mask_storeu_ps(p, n.mask, (__m512)v); }
-GATV2_INLINE void store(double* p, VD v, Lanes n) { _mm512_mask_storeu_pd(p, (__mmask8)n.mask, (__m512d)v); }
-GATV2_INLINE void store(bfloat16* p, VF v, Lanes n) { _mm256_mask_storeu_epi16(p, n.mask, narrow(v, (bfloat16*)0)); }
-GATV2_INLINE void store(float16* p, VF v, Lanes n) { _mm256_mask_storeu_epi16(p, n.mask, narrow(v, (float16*)0)); }
+GATV2_INLINE void store(double* p, VD v, Lanes n) {
+  _mm512_mask_storeu_pd(p, (__mmask8)n.mask, (__m512d)v);
+}
+GATV2_INLINE void store(bfloat16* p, VF v, Lanes n) {
+  _mm256_mask_storeu_epi16(p, n.mask, narrow(v, (bfloat16*)0));
+}
+GATV2_INLINE void store(float16* p, VF v, Lanes n) {
+  _mm256_mask_storeu_epi16(p, n.mask, narrow(v, (float16*)0));
+}
 #else
 #if defined(__AVX2__)
-GATV2_INLINE VF widen(__m128i h, bfloat16*) { return (VF)_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16); }
-GATV2_INLINE VF widen(__m128i h, float16*) { return (VF)_mm256_cvtph_ps(h); }
-template <class H> GATV2_INLINE VF load_half(const H* p) { return widen(_mm_loadu_si128((const __m128i*)p), (H*)0); }
-GATV2_INLINE void store_half(float16* p, VF v) {
-  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+GATV2_INLINE VF widen(__m128i h, bfloat16*) {
+  return (VF)_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16);
 }
-GATV2_INLINE void store_half(bfloat16* p, VF v) { for (int i = 0; i < Simd<float>::W; ++i) from_float(v[i], p[i]); }
+GATV2_INLINE VF widen(__m128i h, float16*) { return (VF)_mm256_cvtph_ps(h); }
+template <class H>
+GATV2_INLINE VF load_half(const H* p) {
+  return widen(_mm_loadu_si128((const __m128i*)p), (H*)0);
+}
+GATV2_INLINE void store_half(float16* p, VF v) {
+  _mm_storeu_si128((__m128i*)p,
+                   _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+GATV2_INLINE void store_half(bfloat16* p, VF v) {
+  for (int i = 0; i < Simd<float>::W; ++i) from_float(v[i], p[i]);
+}
 #else
-template <class H> GATV2_INLINE VF load_half(const H* p) {
+template <class H>
+GATV2_INLINE VF load_half(const H* p) {
   VF v{};
   for (int i = 0; i < Simd<float>::W; ++i) v[i] = to_float(p[i]);
   return v;
 }
-template <class H> GATV2_INLINE void store_half(H* p, VF v) { for (int i = 0; i < Simd<float>::W; ++i) from_float(v[i], p[i]); }
+template <class H>
+GATV2_INLINE void store_half(H* p, VF v) {
+  for (int i = 0; i < Simd<float>::W; ++i) from_float(v[i], p[i]);
+}
 #endif
 
-template <class T> GATV2_INLINE VecOf<T> load(const T* p, Lanes n);
-template <class T> GATV2_INLINE void store(T* p, VecOf<T> v, Lanes n);
+template <class T>
+GATV2_INLINE VecOf<T> load(const T* p, Lanes n);
+template <class T>
+GATV2_INLINE void store(T* p, VecOf<T> v, Lanes n);
 #endif
 
 GATV2_INLINE VF load(const bfloat16* p) { return load_half(p); }
@@ -311,23 +414,28 @@ GATV2_INLINE void store(bfloat16* p, VF v) { store_half(p, v); }
 GATV2_INLINE void store(float16* p, VF v) { store_half(p, v); }
 
 #if !defined(__AVX512F__)
-template <class T> GATV2_INLINE VecOf<T> load(const T* p, Lanes n) {
+template <class T>
+GATV2_INLINE VecOf<T> load(const T* p, Lanes n) {
   constexpr int W = Simd<Acc<T>>::W;
   if (n.count == W) return load(p);
   VecOf<T> v{};
   for (int i = 0; i < n.count; ++i) v[i] = to_float(p[i]);
   return v;
 }
-template <class T> GATV2_INLINE void store(T* p, VecOf<T> v, Lanes n) {
+template <class T>
+GATV2_INLINE void store(T* p, VecOf<T> v, Lanes n) {
   constexpr int W = Simd<Acc<T>>::W;
   if (n.count == W) return store(p, v);
   for (int i = 0; i < n.count; ++i) from_float(v[i], p[i]);
 }
 #endif
 
-// Stores that go past the caches, to aligned memory: for results that do not fit them. Other threads see
-// them once fence_stores was called.
-template <class T, class V> GATV2_INLINE void store_past_caches(T* p, V v) { store(p, v); }
+// Stores that go past the caches, to aligned memory: for results that do not fit them. Other
+// threads see them once fence_stores was called.
+template <class T, class V>
+GATV2_INLINE void store_past_caches(T* p, V v) {
+  store(p, v);
+}
 #if defined(__AVX512F__)
 GATV2_INLINE void store_past_caches(float* p, VF v) { _mm512_stream_ps(p, (__m512)v); }
 GATV2_INLINE void store_past_caches(double* p, VD v) { _mm512_stream_pd(p, (__m512d)v); }
@@ -345,54 +453,91 @@ GATV2_INLINE void fence_stores() {
 }
 
 // Which lanes of a vector are above 0, kept as a bit each: kMaskBytes for a vector.
-template <class A> constexpr int kMaskBytes = Simd<A>::W >= 8 ? Simd<A>::W / 8 : 1;
+template <class A>
+constexpr int kMaskBytes = Simd<A>::W >= 8 ? Simd<A>::W / 8 : 1;
 #if defined(__AVX512F__)
-GATV2_INLINE __mmask16 above_zero(VF v) { return _mm512_cmp_ps_mask((__m512)v, _mm512_setzero_ps(), _CMP_GT_OQ); }
-GATV2_INLINE __mmask8 above_zero(VD v) { return _mm512_cmp_pd_mask((__m512d)v, _mm512_setzero_pd(), _CMP_GT_OQ); }
-GATV2_INLINE VF select(__mmask16 m, VF a, VF b) { return (VF)_mm512_mask_blend_ps(m, (__m512)b, (__m512)a); }
-GATV2_INLINE VD select(__mmask8 m, VD a, VD b) { return (VD)_mm512_mask_blend_pd(m, (__m512d)b, (__m512d)a); }
-template <class M> GATV2_INLINE bool any_lane(M m) { return m != 0; }
-template <class M> GATV2_INLINE void store_mask(uint8_t* p, M m) { memcpy(p, &m, sizeof m); }
-template <class A> GATV2_INLINE auto load_mask(const uint8_t* p) {
+GATV2_INLINE __mmask16 above_zero(VF v) {
+  return _mm512_cmp_ps_mask((__m512)v, _mm512_setzero_ps(), _CMP_GT_OQ);
+}
+GATV2_INLINE __mmask8 above_zero(VD v) {
+  return _mm512_cmp_pd_mask((__m512d)v, _mm512_setzero_pd(), _CMP_GT_OQ);
+}
+GATV2_INLINE VF select(__mmask16 m, VF a, VF b) {
+  return (VF)_mm512_mask_blend_ps(m, (__m512)b, (__m512)a);
+}
+GATV2_INLINE VD select(__mmask8 m, VD a, VD b) {
+  return (VD)_mm512_mask_blend_pd(m, (__m512d)b, (__m512d)a);
+}
+template <class M>
+GATV2_INLINE bool any_lane(M m) {
+  return m != 0;
+}
+template <class M>
+GATV2_INLINE void store_mask(uint8_t* p, M m) {
+  memcpy(p, &m, sizeof m);
+}
+template <class A>
+GATV2_INLINE auto load_mask(const uint8_t* p) {
   decltype(above_zero(typename Simd<A>::V{})) m;
   memcpy(&m, p, sizeof m);
   return m;
 }
 #else
-template <class V> GATV2_INLINE auto above_zero(V v) { return v > V{}; }
-template <class M, class V> GATV2_INLINE V select(M m, V a, V b) { return m ? a : b; }
+template <class V>
+GATV2_INLINE auto above_zero(V v) {
+  return v > V{};
+}
+template <class M, class V>
+GATV2_INLINE V select(M m, V a, V b) {
+  return m ? a : b;
+}
+// The sign of each lane. Compilers differ in the type of a comparison, but not in its lanes.
+template <class M>
+GATV2_INLINE int lane_bits(M m) {
 #if defined(__AVX2__)
-GATV2_INLINE int lane_bits(Simd<float>::I m) { return _mm256_movemask_ps((__m256)m); }
-GATV2_INLINE int lane_bits(Simd<double>::I m) { return _mm256_movemask_pd((__m256d)m); }
+  if constexpr (sizeof m[0] == 4)
+    return _mm256_movemask_ps((__m256)m);
+  else
+    return _mm256_movemask_pd((__m256d)m);
 #elif defined(__SSE2__)
-GATV2_INLINE int lane_bits(Simd<float>::I m) { return _mm_movemask_ps((__m128)m); }
-GATV2_INLINE int lane_bits(Simd<double>::I m) { return _mm_movemask_pd((__m128d)m); }
+  if constexpr (sizeof m[0] == 4)
+    return _mm_movemask_ps((__m128)m);
+  else
+    return _mm_movemask_pd((__m128d)m);
 #else
-template <class M> GATV2_INLINE int lane_bits(M m) {
   int bits = 0;
   for (int i = 0; i < (int)(sizeof m / sizeof m[0]); ++i) bits |= (int)(m[i] & 1) << i;
   return bits;
-}
 #endif
-template <class M> GATV2_INLINE bool any_lane(M m) { return lane_bits(m) != 0; }
-template <class M> GATV2_INLINE void store_mask(uint8_t* p, M m) { *p = (uint8_t)lane_bits(m); }
-template <class A, int... I> GATV2_INLINE auto load_mask(const uint8_t* p, Sequence<I...>) {
-  using M = typename Simd<A>::I;
-  return ((M{} + (typename Simd<A>::Int)*p) & M{(1 << I)...}) != M{};
 }
-template <class A> GATV2_INLINE auto load_mask(const uint8_t* p) {
+template <class M>
+GATV2_INLINE bool any_lane(M m) {
+  return lane_bits(m) != 0;
+}
+template <class M>
+GATV2_INLINE void store_mask(uint8_t* p, M m) {
+  *p = (uint8_t)lane_bits(m);
+}
+template <class A, int... I>
+GATV2_INLINE auto load_mask(const uint8_t* p, Sequence<I...>) {
+  using M = typename Simd<A>::I;
+  return ((M{} + (typename Simd<A>::Int) * p) & M{(1 << I)...}) != M{};
+}
+template <class A>
+GATV2_INLINE auto load_mask(const uint8_t* p) {
   return load_mask<A>(p, typename MakeSequence<Simd<A>::W>::type());
 }
 #endif
 
 // The same address, as one register: else each constant offset from two of them gets its own.
-template <class P> GATV2_INLINE P* one_address(P* p) {
+template <class P>
+GATV2_INLINE P* one_address(P* p) {
   asm("" : "+r"(p));
   return p;
 }
 
-// Into the second level: a miss of the first holds one of its few buffers, and the rows of a tile and of
-// the next do not all fit there.
+// Into the second level: a miss of the first holds one of its few buffers, and the rows of a tile
+// and of the next do not all fit there.
 GATV2_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 GATV2_END

@@ -1,7 +1,8 @@
 // The graph structure: stable counting sorts of the edges by destination and by source, O(E + N).
 //
 // Threads take consecutive ranges of edges. Each counts its own, the counts become starting offsets
-// (by row, then by range), and each writes its own: the order does not depend on the number of ranges.
+// (by row, then by range), and each writes its own: the order does not depend on the number of
+// ranges.
 #include "group.h"
 
 #include <stdlib.h>
@@ -63,7 +64,9 @@ int64_t group(const GroupArguments& a, GroupResult& result) {
   O* counts = static_cast<O*>(calloc((size_t)(ranges * a.num_dst) + 1, sizeof(O)));
   Free hold{counts};
   if (!counts) return kOutOfMemory;
-  auto begin = [&](int64_t k) { return a.num_edges / ranges * k + smaller(k, a.num_edges % ranges); };
+  auto begin = [&](int64_t k) {
+    return a.num_edges / ranges * k + smaller(k, a.num_edges % ranges);
+  };
 
   int64_t bad[64];
   for_ranges(ranges, [&](int64_t k) {
@@ -127,7 +130,10 @@ int64_t row_at(const O* ptr, int64_t num_rows, int64_t position) {
   int64_t lo = 0, hi = num_rows;
   while (lo < hi) {
     const int64_t mid = (lo + hi) / 2;
-    if (ptr[mid + 1] <= position) lo = mid + 1; else hi = mid;
+    if (ptr[mid + 1] <= position)
+      lo = mid + 1;
+    else
+      hi = mid;
   }
   return lo;
 }
@@ -142,7 +148,8 @@ int64_t transpose_of(const TransposeArguments& a, int64_t& largest) {
   Free hold{counts};
   if (!counts) return kOutOfMemory;
   auto begin = [&](int64_t k) { return edges / ranges * k + smaller(k, edges % ranges); };
-  // Calls body(row, its first position, its end, where the counts of its block begin) for the rows of a range.
+  // Calls body(row, its first position, its end, where the counts of its block begin) for the rows
+  // of a range.
   auto for_rows = [&](int64_t k, const auto& body) {
     const int64_t end = begin(k + 1), per_block = (a.num_rows + a.num_blocks - 1) / a.num_blocks;
     int64_t p = begin(k);
@@ -175,7 +182,8 @@ int64_t transpose_of(const TransposeArguments& a, int64_t& largest) {
 }  // namespace
 
 int64_t group_by_dst(const GroupArguments& a, GroupResult& result) {
-  if (a.wide_input) return a.wide_output ? group<int64_t, int64_t>(a, result) : group<int64_t, int32_t>(a, result);
+  if (a.wide_input)
+    return a.wide_output ? group<int64_t, int64_t>(a, result) : group<int64_t, int32_t>(a, result);
   return a.wide_output ? group<int32_t, int64_t>(a, result) : group<int32_t, int32_t>(a, result);
 }
 

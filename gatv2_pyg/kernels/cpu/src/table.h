@@ -10,12 +10,13 @@ struct PassTable {
   int64_t (*backward)(const Arguments&);
   // For tests. words: counter and key in, the result in the first four; keep: [n, heads] in float.
   void (*philox)(uint32_t* words);
-  void (*dropout)(float* keep, const int64_t* ids, int64_t n, int64_t heads, double p, int64_t seed);
+  void (*dropout)(float* keep, const int64_t* ids, int64_t n, int64_t heads, double p,
+                  int64_t seed);
 };
 
-#define GATV2_DECLARE(isa)                    \
-  extern const PassTable passes_##isa##_float32; \
-  extern const PassTable passes_##isa##_float64; \
+#define GATV2_DECLARE(isa)                        \
+  extern const PassTable passes_##isa##_float32;  \
+  extern const PassTable passes_##isa##_float64;  \
   extern const PassTable passes_##isa##_bfloat16; \
   extern const PassTable passes_##isa##_float16;
 

@@ -1,7 +1,8 @@
-// Backward by destination: d x_dst, d att, the edge gradients, and the records the pass by source needs.
+// Backward by destination: d x_dst, d att, the edge gradients, and the records the pass by source
+// needs.
 #pragma once
 
-#include "records.h"
+#include "layout/records.h"
 
 GATV2_BEGIN
 
@@ -13,14 +14,23 @@ class ByDestination {
 
  public:
   ByDestination(const Context<T>& c, const Rows& rows)
-      : c_(c), all_(rows), x_src_(static_cast<const T*>(c.args.x_src)), x_dst_(static_cast<const T*>(c.args.x_dst)),
-        out_(static_cast<const T*>(c.args.out)), lse_(static_cast<const A*>(c.args.lse)),
-        grad_out_(static_cast<const T*>(c.args.grad_out)), alpha_(static_cast<const A*>(c.args.alpha)),
-        grad_alpha_(static_cast<const A*>(c.args.grad_alpha)), d_x_dst_(static_cast<T*>(c.args.d_x_dst)),
-        d_att_(static_cast<A*>(c.args.d_att)), d_edge_attr_(static_cast<T*>(c.args.d_edge_attr)),
+      : c_(c),
+        all_(rows),
+        x_src_(static_cast<const T*>(c.args.x_src)),
+        x_dst_(static_cast<const T*>(c.args.x_dst)),
+        out_(static_cast<const A*>(c.args.out)),
+        lse_(static_cast<const A*>(c.args.lse)),
+        grad_out_(static_cast<const T*>(c.args.grad_out)),
+        alpha_(static_cast<const A*>(c.args.alpha)),
+        grad_alpha_(static_cast<const A*>(c.args.grad_alpha)),
+        d_x_dst_(static_cast<T*>(c.args.d_x_dst)),
+        d_att_(static_cast<A*>(c.args.d_att)),
+        d_edge_attr_(static_cast<T*>(c.args.d_edge_attr)),
         d_edge_weight_(static_cast<A*>(c.args.d_edge_weight)),
-        past_caches_(c.past_caches(d_x_dst_, c.args.num_dst)), zeros_(grad_out_ ? 0 : sizeof(T) * c.plan.row),
-        partial_(sizeof(A) * rows.end_piece() * partial_size()), totals_(sizeof(double) * item_size()) {
+        past_caches_(c.past_caches(d_x_dst_, c.args.num_dst)),
+        zeros_(grad_out_ ? 0 : sizeof(T) * c.plan.row),
+        partial_(sizeof(A) * rows.end_piece() * partial_size()),
+        totals_(sizeof(double) * item_size()) {
     if (!ok()) return;
     if (!grad_out_) memset(zeros_.template get<char>(), 0, sizeof(T) * c_.plan.row);
     memset(totals_.template get<double>(), 0, sizeof(double) * item_size());
@@ -33,10 +43,13 @@ class ByDestination {
   const T* grad_base() const { return grad_out_ ? grad_out_ : zeros_.template get<T>(); }
   int64_t grad_stride() const { return grad_out_ ? c_.plan.row : 0; }
 
-  // Some of the rows. `records` may be null; else the workers' s and d have room for the edges of a row.
-  int64_t run(const Rows& rows, const Workers<T>& workers, int64_t threads, const Records<A>* records) {
+  // Some of the rows. `records` may be null; else the workers' s and d have room for the edges of a
+  // row.
+  int64_t run(const Rows& rows, const Workers<T>& workers, int64_t threads,
+              const Records<A>* records) {
     // Sums per item take at most 64 MiB.
-    const Items items(rows, min_of((int64_t)256, max_of((int64_t)8, ((int64_t)8 << 20) / item_size())));
+    const Items items(rows,
+                      min_of((int64_t)256, max_of((int64_t)8, ((int64_t)8 << 20) / item_size())));
     const Buffer sums(sizeof(double) * items.count() * item_size());
     if (!sums) return kOutOfMemory;
     prepare_long_rows(rows, workers, threads);
@@ -44,10 +57,13 @@ class ByDestination {
       Worker<T>& w = workers[thread];
       double* const sum = sums.get<double>() + item * item_size();
       memset(sum, 0, sizeof(double) * item_size());
-      if (edge_gradients()) w.staged.begin(d_edge_attr_, d_edge_weight_ ? sum + c_.plan.padded_row : nullptr);
+      if (edge_gradients())
+        w.staged.begin(d_edge_attr_, d_edge_weight_ ? sum + c_.plan.padded_row : nullptr);
       for_each_part(
           rows, items, item,
-          [&](int64_t row, int64_t begin, int64_t end) { short_row(w, row, begin, end, records, sum); },
+          [&](int64_t row, int64_t begin, int64_t end) {
+            short_row(w, row, begin, end, records, sum);
+          },
           [&](int64_t piece, int64_t row, int64_t begin, int64_t end) {
             piece_row(w, piece_at(piece), row, begin, end, records);
           });
@@ -55,10 +71,10 @@ class ByDestination {
     });
     double* const totals = totals_.template get<double>();
     for (int64_t item = 0; item < items.count(); ++item)
-      for (int64_t k = 0; k < item_size(); ++k) totals[k] += sums.get<double>()[item * item_size() + k];
-    parallel_for(rows.end_cut - rows.first_cut, threads, [&](int64_t k, int64_t thread) {
-      merge(workers[thread], rows.first_cut + k);
-    });
+      for (int64_t k = 0; k < item_size(); ++k)
+        totals[k] += sums.get<double>()[item * item_size() + k];
+    parallel_for(rows.end_cut - rows.first_cut, threads,
+                 [&](int64_t k, int64_t thread) { merge(workers[thread], rows.first_cut + k); });
     if (records)
       parallel_for(rows.end_piece() - rows.first_piece(), threads, [&](int64_t k, int64_t thread) {
         finish_records(workers[thread], rows.first_piece() + k, *records);
@@ -93,14 +109,17 @@ class ByDestination {
   bool edge_gradients() const { return d_edge_attr_ || d_edge_weight_; }
   bool need_ids() const { return c_.dropout.active || grad_alpha_ || edge_gradients(); }
 
-  // A piece: sum of exp(s - lse) [spread], its part of D [spread], the two padded sums, sum of ds [spread].
-  // After the merge the first two are the factor and the residual of the row's records.
+  // A piece: sum of exp(s - lse) [spread], its part of D [spread], the two padded sums, sum of ds
+  // [spread]. After the merge the first two are the factor and the residual of the row's records.
   size_t partial_size() const { return 3 * c_.lanes.spread_size() + 2 * c_.plan.padded_row; }
   A* piece_at(int64_t piece) const { return partial_.template get<A>() + piece * partial_size(); }
   // An item's sums: d att, then d W_edge.
-  int64_t item_size() const { return c_.plan.padded_row * (1 + (d_edge_weight_ ? c_.args.edge_dim : 0)); }
+  int64_t item_size() const {
+    return c_.plan.padded_row * (1 + (d_edge_weight_ ? c_.args.edge_dim : 0));
+  }
 
-  // The row's vectors, and its lse and D in every lane: w.stats = 3 spreads, between them one for a norm.
+  // The row's vectors, and its lse and D in every lane: w.stats = 3 spreads, between them one for a
+  // norm.
   void open_row(Worker<T>& w, int64_t row) const {
     const int n = c_.lanes.spread_size(), heads = c_.plan.heads;
     w.row.own = c_.padded(w.own, x_dst_ + row * c_.plan.row);
@@ -110,9 +129,8 @@ class ByDestination {
     if (grad_out_) c_.prefetch_row(grad_out_ + (row + 1) * c_.plan.row);
     c_.lanes.spread(w.stats, lse_ + row * heads, heads);
     // (5): D = <g_i, out_i>.
-    c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
-      m->dot(out_ + row * c_.plan.row, s, w.row, w.d);
-    });
+    c_.each_segment([&](const MicroTable<T>* m, const Segment& s)
+                        GATV2_LAMBDA_INLINE { m->dot(out_ + row * c_.plan.row, s, w.row, w.d); });
     c_.lanes.spread(w.stats + 2 * n, w.d, heads);
   }
 
@@ -131,8 +149,8 @@ class ByDestination {
     c_.lanes.spread(to, sums, heads);
   }
 
-  // Sum of exp(s - lse) over some edges, lane by lane, into w.denominator. It is 1 but for the rounding
-  // of lse, which the gradients must not inherit.
+  // Sum of exp(s - lse) over some edges, lane by lane, into w.denominator. It is 1 but for the
+  // rounding of lse, which the gradients must not inherit.
   void sum_weights(Worker<T>& w, int64_t begin, int64_t end) const {
     memset(w.denominator, 0, sizeof(A) * c_.lanes.spread_size());
     for (int64_t p = begin; p < end; p += kTile) {
@@ -159,17 +177,20 @@ class ByDestination {
   }
   // 1 / the folded sum.
   GATV2_INLINE void invert(const A* sum, A* to) const {
-    for (int b = 0; b < c_.lanes.blocks; ++b) store(to + b * W, (A)1 / c_.lanes.fold_sum(load(sum + b * W)));
+    for (int b = 0; b < c_.lanes.blocks; ++b)
+      store(to + b * W, (A)1 / c_.lanes.fold_sum(load(sum + b * W)));
   }
 
-  // Long rows: the part of D that needs all edges, and with edge gradients the norm, known up front.
+  // Long rows: the part of D that needs all edges, and with edge gradients the norm, known up
+  // front.
   void prepare_long_rows(const Rows& rows, const Workers<T>& workers, int64_t threads) const {
     const int n = c_.lanes.spread_size();
     const int64_t first_piece = rows.first_piece();
     parallel_for(rows.end_piece() - first_piece, threads, [&](int64_t k, int64_t thread) {
       const int64_t p = first_piece + k;
       Worker<T>& w = workers[thread];
-      const int64_t row = rows.pieces[3 * p], begin = rows.pieces[3 * p + 1], end = rows.pieces[3 * p + 2];
+      const int64_t row = rows.pieces[3 * p], begin = rows.pieces[3 * p + 1],
+                    end = rows.pieces[3 * p + 2];
       memset(piece_at(p), 0, sizeof(A) * 2 * n);
       if (grad_alpha_) alpha_delta(w, rows, begin, end, piece_at(p) + n);
       if (edge_gradients()) {
@@ -193,10 +214,12 @@ class ByDestination {
     }
   }
 
-  // (4)-(7) over some edges: sum_a = sum ds LeakyReLU'(z), sum_b = sum ds LeakyReLU(z), without att and
-  // (if norm is null) without the norm, whose inverse is left in w.denominator lane by lane. w.residual
-  // is sum ds, lane by lane. For records all edges' alpha (-alpha where dropped) and ds are left in w.s and w.d.
-  void row_sums(Worker<T>& w, int64_t begin, int64_t end, const A* norm, const Records<A>* records) const {
+  // (4)-(7) over some edges: sum_a = sum ds LeakyReLU'(z), sum_b = sum ds LeakyReLU(z), without att
+  // and (if norm is null) without the norm, whose inverse is left in w.denominator lane by lane.
+  // w.residual is sum ds, lane by lane. For records all edges' alpha (-alpha where dropped) and ds
+  // are left in w.s and w.d.
+  void row_sums(Worker<T>& w, int64_t begin, int64_t end, const A* norm,
+                const Records<A>* records) const {
     const int stride = c_.plan.head_stride, spread = c_.lanes.spread_size();
     memset(w.denominator, 0, sizeof(A) * spread);
     memset(w.residual, 0, sizeof(A) * spread);
@@ -222,8 +245,10 @@ class ByDestination {
         store(d + k * W, ds);
         // The lanes beyond the tile hold anything.
         store(w.residual + b, load(w.residual + b) + (alpha > V{} ? ds : V{}));
-        if (c_.dropout.active) store(s + k * W, load(w.keep + k * W) > V{} ? alpha : -alpha);
-        else if (norm) store(s + k * W, alpha);
+        if (c_.dropout.active)
+          store(s + k * W, load(w.keep + k * W) > V{} ? alpha : -alpha);
+        else if (norm)
+          store(s + k * W, alpha);
       }
       c_.each_segment([&](const MicroTable<T>* m, const Segment& seg) GATV2_LAMBDA_INLINE {
         m->accumulate_by_destination[c_.edges()](w.tile, seg, w.row, d, w.sum_a, w.sum_b);
@@ -236,7 +261,8 @@ class ByDestination {
     if (!grad_alpha_) return;
     const int heads = c_.plan.heads;
     for (int e = 0; e < n; ++e)
-      for (int h = 0; h < heads; ++h) d[e * c_.plan.head_stride + h] += grad_alpha_[w.ids[e] * heads + h];
+      for (int h = 0; h < heads; ++h)
+        d[e * c_.plan.head_stride + h] += grad_alpha_[w.ids[e] * heads + h];
   }
 
   // (6): dz_e, staged for the edge gradients.
@@ -248,8 +274,9 @@ class ByDestination {
       for (int h = 0; h < c_.plan.heads; ++h)
         for (int v = 0; v < c_.plan.head_vectors; ++v) {
           const int at = h * c_.plan.padded_channels + v * W;
-          const V z = load(w.tile.rows[e] + (int64_t)h * c_.plan.channels + v * W, c_.plan.lanes(v)) +
-                      load(w.row.own + at) + load(projected + at);
+          const V z =
+              load(w.tile.rows[e] + (int64_t)h * c_.plan.channels + v * W, c_.plan.lanes(v)) +
+              load(w.row.own + at) + load(projected + at);
           const V f = z > V{} ? broadcast<V>((A)1) : slope;
           store(dz + at, f * ds[e * c_.plan.head_stride + h] * load(c_.att + at));
         }
@@ -289,7 +316,8 @@ class ByDestination {
           add_doubles(sum + k, load(w.sum_b + k) * w.scale[h]);
   }
 
-  void piece_row(Worker<T>& w, A* piece, int64_t row, int64_t begin, int64_t end, const Records<A>* records) const {
+  void piece_row(Worker<T>& w, A* piece, int64_t row, int64_t begin, int64_t end,
+                 const Records<A>* records) const {
     const int n = c_.lanes.spread_size(), row_size = c_.plan.padded_row;
     open_row(w, row);
     for (int k = 0; k < n; ++k) w.stats[2 * n + k] += piece[n + k];
@@ -312,16 +340,19 @@ class ByDestination {
     memcpy(w.s, records.at(begin), sizeof(A) * count);
     memcpy(w.d, records.at(begin) + count, sizeof(A) * count);
     const A* const factors = piece_at(piece);
-    records.put(records.at(begin), w.s, w.d, edges, c_.dropout.scale, factors, factors + c_.lanes.spread_size());
+    records.put(records.at(begin), w.s, w.d, edges, c_.dropout.scale, factors,
+                factors + c_.lanes.spread_size());
   }
 
   // Every lane of w.residual to the sum over its head.
   GATV2_INLINE void fold_residual(Worker<T>& w) const {
-    for (int b = 0; b < c_.lanes.blocks; ++b) store(w.residual + b * W, c_.lanes.fold_sum(load(w.residual + b * W)));
+    for (int b = 0; b < c_.lanes.blocks; ++b)
+      store(w.residual + b * W, c_.lanes.fold_sum(load(w.residual + b * W)));
   }
 
-  // Writes d x_dst; w.scale is what the sums still lack. By (5) the ds of a row add up to 0; what they add up to
-  // is the rounding of D. d x_dst takes the slopes about their middle, where it has the least weight.
+  // Writes d x_dst; w.scale is what the sums still lack. By (5) the ds of a row add up to 0; what
+  // they add up to is the rounding of D. d x_dst takes the slopes about their middle, where it has
+  // the least weight.
   void put_row(Worker<T>& w, int64_t row) const {
     if (!d_x_dst_) return;
     const A middle = (1 + c_.slope) / 2;
@@ -331,9 +362,11 @@ class ByDestination {
     c_.put_row(d_x_dst_ + row * c_.plan.row, w.sum_a, w.scale, past_caches_);
   }
 
-  // Adds the pieces of a long row in order, in double; its part of d att replaces its first piece's.
+  // Adds the pieces of a long row in order, in double; its part of d att replaces its first
+  // piece's.
   void merge(Worker<T>& w, int64_t cut) const {
-    const int64_t row = all_.cuts[3 * cut], first = all_.cuts[3 * cut + 1], last = all_.cuts[3 * cut + 2];
+    const int64_t row = all_.cuts[3 * cut], first = all_.cuts[3 * cut + 1],
+                  last = all_.cuts[3 * cut + 2];
     const int n = c_.lanes.spread_size(), size = c_.plan.padded_row;
     auto total = [&](A* to, int64_t from, int k) {
       double sum[W] = {};
@@ -345,8 +378,10 @@ class ByDestination {
       total(w.denominator, 0, k);
       total(w.residual, 2 * n + 2 * size, k);
     }
-    if (edge_gradients()) for (int k = 0; k < n; ++k) w.scale[k] = 1;
-    else invert(w.denominator, w.scale);
+    if (edge_gradients())
+      for (int k = 0; k < n; ++k) w.scale[k] = 1;
+    else
+      invert(w.denominator, w.scale);
     fold_residual(w);
     for (int k = 0; k < size; k += W) {
       total(w.sum_a, 2 * n, k);
@@ -367,7 +402,7 @@ class ByDestination {
   const Rows& all_;
   const T* const x_src_;
   const T* const x_dst_;
-  const T* const out_;
+  const A* const out_;
   const A* const lse_;
   const T* const grad_out_;
   const A* const alpha_;

@@ -1,6 +1,6 @@
 // One dtype of one instruction set: compiled for each pair, see CMakeLists.txt.
-#include "backward.h"
-#include "forward.h"
+#include "passes/backward.h"
+#include "passes/forward.h"
 #include "table.h"
 
 #define GATV2_CONCAT_(a, b, c) a##b##_##c

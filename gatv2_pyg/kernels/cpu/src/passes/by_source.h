@@ -1,7 +1,7 @@
 // Backward by source: d x_src, from the records the pass by destination left.
 #pragma once
 
-#include "records.h"
+#include "layout/records.h"
 
 GATV2_BEGIN
 
@@ -13,7 +13,11 @@ class BySource {
  public:
   // grad: grad_out as a base and a stride.
   BySource(const Context<T>& c, const Rows& rows, const T* grad, int64_t grad_stride)
-      : c_(c), all_(rows), grad_(grad), grad_stride_(grad_stride), d_x_src_(static_cast<T*>(c.args.d_x_src)),
+      : c_(c),
+        all_(rows),
+        grad_(grad),
+        grad_stride_(grad_stride),
+        d_x_src_(static_cast<T*>(c.args.d_x_src)),
         apart_(c.args.src_blocks > 1 && sizeof(T) != sizeof(A)),
         partial_(sizeof(A) * rows.end_piece() * c.plan.padded_row),
         wide_(apart_ ? sizeof(A) * c.args.num_src * c.plan.row : 0) {
@@ -21,27 +25,31 @@ class BySource {
   }
   bool ok() const { return partial_ && wide_; }
 
-  // The edges from all sources to a range of destinations. From range to range the sums of a source are kept in
-  // its row of d x_src, or where that is too narrow for them in a row of their own.
-  void run(int64_t block, const Workers<T>& workers, int64_t threads, const Records<A>& records) const {
+  // The edges from all sources to a range of destinations. From range to range the sums of a source
+  // are kept in its row of d x_src, or where that is too narrow for them in a row of their own.
+  void run(int64_t block, const Workers<T>& workers, int64_t threads,
+           const Records<A>& records) const {
     const Rows rows = all_.part(block * c_.args.num_src, (block + 1) * c_.args.num_src);
-    if (apart_) add(workers, threads, rows, block == 0, records, wide_.template get<A>());
-    else add(workers, threads, rows, block == 0, records, d_x_src_);
+    if (apart_)
+      add(workers, threads, rows, block == 0, records, wide_.template get<A>());
+    else
+      add(workers, threads, rows, block == 0, records, d_x_src_);
   }
   void finish(int64_t threads) const {
     if (!apart_) return;
     const A* const from = wide_.template get<A>();
     const int64_t most = 256, size = c_.args.num_src * c_.plan.row;
     parallel_for(most, threads, [&](int64_t item, int64_t) {
-      for (int64_t k = size * item / most; k < size * (item + 1) / most; ++k) from_float(from[k], d_x_src_[k]);
+      for (int64_t k = size * item / most; k < size * (item + 1) / most; ++k)
+        from_float(from[k], d_x_src_[k]);
     });
   }
 
  private:
   // Adds the edges of some rows to the packed rows of their sources.
   template <class U>
-  void add(const Workers<T>& workers, int64_t threads, const Rows& rows, bool first, const Records<A>& records,
-           U* sums) const {
+  void add(const Workers<T>& workers, int64_t threads, const Rows& rows, bool first,
+           const Records<A>& records, U* sums) const {
     A* const partial = partial_.template get<A>();
     const int64_t row_size = c_.plan.padded_row;
     const bool past_caches = c_.past_caches(sums, c_.args.num_src);
@@ -85,11 +93,15 @@ class BySource {
   }
 
   // sum_a = a packed row, or 0.
-  template <class U> void start_sums(Worker<T>& w, const U* from) const {
+  template <class U>
+  void start_sums(Worker<T>& w, const U* from) const {
     const size_t bytes = sizeof(A) * c_.plan.padded_row;
-    if (!from) memset(w.sum_a, 0, bytes);
-    else if (sizeof(U) == sizeof(A) && c_.plan.packed_is_padded()) memcpy(w.sum_a, from, bytes);
-    else c_.plan.pad(w.sum_a, from);
+    if (!from)
+      memset(w.sum_a, 0, bytes);
+    else if (sizeof(U) == sizeof(A) && c_.plan.packed_is_padded())
+      memcpy(w.sum_a, from, bytes);
+    else
+      c_.plan.pad(w.sum_a, from);
   }
 
   // (8) over some edges of a source, added to sum_a.
@@ -103,18 +115,21 @@ class BySource {
       t.n = n;
       const int64_t edges = all_.num_edges;
       fill_slots(t.rows, t.next_rows, all_.idx, edges, 1, p, n, follows, grad_, grad_stride_);
-      fill_slots(t.records, t.next_records, all_.edge, edges, 1, p, n, follows, (const A*)records.at(0), records.size());
+      fill_slots(t.records, t.next_records, all_.edge, edges, 1, p, n, follows,
+                 (const A*)records.at(0), records.size());
       fill_slots(t.record_masks, t.next_record_masks, all_.edge, edges, 1, p, n, follows,
                  (const uint8_t*)records.masks_at(0), records.mask_row());
       for (int e = 0; e < n; ++e) {
-        for (int64_t k = 0; k < records.size(); k += 64 / sizeof(A)) prefetch(t.next_records[e] + k);
+        for (int64_t k = 0; k < records.size(); k += 64 / sizeof(A))
+          prefetch(t.next_records[e] + k);
         for (int64_t k = 0; k < records.mask_row(); k += 64) prefetch(t.next_record_masks[e] + k);
       }
       c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
         m->accumulate_by_source(t, s, w.row, w.sum_a, w.sum_b);
       });
     }
-    for (int64_t k = 0; k < size; k += W) store(w.sum_a + k, fma(load(c_.att + k), load(w.sum_b + k), load(w.sum_a + k)));
+    for (int64_t k = 0; k < size; k += W)
+      store(w.sum_a + k, fma(load(c_.att + k), load(w.sum_b + k), load(w.sum_a + k)));
   }
 
   const Context<T>& c_;

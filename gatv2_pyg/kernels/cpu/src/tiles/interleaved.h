@@ -1,9 +1,10 @@
-// Micro-kernels for rows whose heads are interleaved: [C][head_stride] in place of [H][C], so that a lane
-// always means the same head. A sum over channels is then a sum of vectors, where rows by head take a tree
-// of shuffles, and heads narrower than a vector waste no lanes. The gathered rows must be copied first.
+// Micro-kernels for rows whose heads are interleaved: [C][head_stride] in place of [H][C], so that
+// a lane always means the same head. A sum over channels is then a sum of vectors, where rows by
+// head take a tree of shuffles, and heads narrower than a vector waste no lanes. The gathered rows
+// must be copied first.
 #pragma once
 
-#include "micro.h"
+#include "tiles/micro.h"
 
 GATV2_BEGIN
 
@@ -58,8 +59,8 @@ struct InterleavedMicro {
   }
 
   // (3): acc = acc * scale + sum_e p[e][h] x_src; the first tile of a row starts from 0.
-  static void accumulate_forward(const Tile<T>& t, const Segment& seg, const RowData<A>&, const A* p, const A* scale,
-                                 A* acc) {
+  static void accumulate_forward(const Tile<T>& t, const Segment& seg, const RowData<A>&,
+                                 const A* p, const A* scale, A* acc) {
     V sum[N];
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) sum[v] = scale ? load(acc + seg.padded + v * W) * load(scale) : V{};
@@ -81,7 +82,8 @@ struct InterleavedMicro {
 template <class T, int HS, int N>
 const MicroTable<T>* interleaved_table() {
   using M = InterleavedMicro<T, HS, N>;
-  static constexpr MicroTable<T> table = {{{M::score}}, nullptr, M::accumulate_forward, {}, nullptr};
+  static constexpr MicroTable<T> table = {
+      {{M::score}}, nullptr, M::accumulate_forward, {}, nullptr};
   return &table;
 }
 

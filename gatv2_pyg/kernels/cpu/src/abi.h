@@ -46,7 +46,7 @@ struct Arguments {
   void* alpha;  // forward: written; backward: read; may be null
   GroupedEdges by_dst;
   // backward only
-  GroupedEdges by_src;  // rows of num_src sources for each of src_blocks ranges of destinations
+  GroupedEdges by_src;     // rows of num_src sources for each of src_blocks ranges of destinations
   const void* grad_out;    // may be null
   const void* grad_alpha;  // may be null
   void* d_x_src;           // each may be null: not needed
