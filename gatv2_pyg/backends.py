@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import threading
+import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 
+from gatv2_pyg.selfcheck import compare_with_reference
+
 BACKENDS = ("auto", "fused", "triton", "scatter", "reference")
 
-_override: str | None = None
+
+class _Override(threading.local):
+    """The name that :func:`use_backend` put in force in a thread."""
+
+    name: str | None
+
+    def __init__(self) -> None:
+        self.name = None
+
+
+_override = _Override()
 
 
 class Backend(NamedTuple):
@@ -39,7 +54,7 @@ def check_backend_name(name: str) -> str:
 def use_backend(name: str) -> Iterator[None]:
     """Context manager: all layers and :func:`gatv2_pyg.gatv2_attention` use this backend.
 
-    It goes before a layer's own ``backend`` and holds for all threads.
+    It goes before a layer's own ``backend`` and holds for the current thread.
 
     Args:
         name: ``"fused"`` (C++ on CPU, Triton on CUDA), ``"triton"`` (on CPU tensors too, when
@@ -50,17 +65,16 @@ def use_backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: the name is unknown.
     """
-    global _override
-    before, _override = _override, check_backend_name(name)
+    before, _override.name = _override.name, check_backend_name(name)
     try:
         yield
     finally:
-        _override = before
+        _override.name = before
 
 
 def requested_backend(own: str) -> str:
     """The name in force: that of :func:`use_backend`, else the caller's own, checked."""
-    return _override or check_backend_name(own)
+    return _override.name or check_backend_name(own)
 
 
 def select_backend(
@@ -70,6 +84,10 @@ def select_backend(
 
     Raises:
         RuntimeError: a backend asked for by name can't be used; the message says why.
+
+    Warns:
+        RuntimeWarning: ``"auto"`` takes the reference on CPU because the compiled kernels are
+            missing (once a process).
     """
     if name != "auto":
         reason = refusal(name, device, dtype, channels)
@@ -79,10 +97,15 @@ def select_backend(
     reasons: list[str] = []
     for candidate in ("fused", "scatter"):
         reason = refusal(candidate, device, dtype, channels)
+        kernels = _kernels_of(candidate, device)
+        if reason is None and kernels == "triton":
+            reason = _self_check(str(device), dtype)
         if reason is None:
             because = "; ".join(reasons) or f"fused kernels run {dtype} on {device.type}"
-            return Backend(candidate, because, _kernels_of(candidate, device))
+            return Backend(candidate, because, kernels)
         reasons.append(f"not {candidate}: {reason}")
+    if device.type == "cpu":
+        _warn_of_missing_kernels()
     return Backend("reference", "; ".join(reasons))
 
 
@@ -92,16 +115,30 @@ def refusal(name: str, device: torch.device, dtype: torch.dtype, channels: int =
         return None
     if _transforms_active():
         return "torch.func transforms and forward-mode AD need operations that torch can follow"
+    if not torch.compiler.is_dynamo_compiling():
+        if torch.onnx.is_in_onnx_export():
+            return "ONNX has no operator for it"
+        if torch.jit.is_tracing():
+            return "torch.jit.trace needs operations that every runtime has"
     if name == "scatter":
-        if torch.compiler.is_compiling():
-            return "torch_scatter's operators can't be traced by torch.compile"
-        return _missing("torch_scatter")
+        return _scatter_refusal(device)
     if name == "fused" and device.type not in ("cpu", "cuda"):
         return f"there are no fused kernels for {device.type} tensors"
     kernels = _kernels_of(name, device)
     reason = _unavailable(kernels)
     if reason is None and kernels == "triton":
         reason = _triton_refusal(str(device), dtype, channels)
+    return reason
+
+
+def _scatter_refusal(device: torch.device) -> str | None:
+    if torch.compiler.is_compiling():
+        return "torch_scatter's operators can't be traced by torch.compile"
+    if device.type not in ("cpu", "cuda"):
+        return f"torch_scatter has no operators for {device.type} tensors"
+    reason = _missing("torch_scatter")
+    if reason is None and device.type == "cuda" and torch.ops.torch_scatter.cuda_version() == -1:
+        return "torch_scatter was built without CUDA"
     return reason
 
 
@@ -112,7 +149,7 @@ def _kernels_of(name: str, device: torch.device) -> str | None:
 
 
 def _transforms_active() -> bool:
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return False
     return torch._C._are_functorch_transforms_active() or (
         torch.autograd.forward_ad._current_level >= 0
@@ -140,4 +177,23 @@ def _unavailable(kernels: str) -> str | None:
 @torch.compiler.assume_constant_result
 def _triton_refusal(device: str, dtype: torch.dtype, channels: int) -> str | None:
     module = importlib.import_module("gatv2_pyg.kernels.triton")
-    return module.unsupported(torch.empty((0, 1, channels), dtype=dtype, device=device))
+    return module.unsupported(torch.device(device), dtype, channels)
+
+
+@torch.compiler.assume_constant_result
+@functools.cache
+def _self_check(device: str, dtype: torch.dtype) -> str | None:
+    failures = compare_with_reference("triton", torch.device(device), dtype)
+    return f"on {device} its kernels failed their self-check ({failures})" if failures else None
+
+
+@torch.compiler.assume_constant_result
+@functools.cache
+def _warn_of_missing_kernels() -> None:
+    reason = _unavailable("cpu")
+    if reason is not None:
+        warnings.warn(
+            f"gatv2_pyg runs without its compiled CPU kernels, slower and with more memory: {reason}",
+            RuntimeWarning,
+            stacklevel=2,
+        )

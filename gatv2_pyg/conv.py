@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
+import threading
 import warnings
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
+import torch_geometric.nn
 from torch import Tensor
-from torch.nn import Parameter
 from torch_geometric.nn.conv import MessagePassing
-from torch_geometric.nn.dense.linear import Linear
-from torch_geometric.nn.inits import glorot, zeros
 from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
 from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax
 from torch_geometric.utils.sparse import set_sparse_value
 
 from gatv2_pyg import inputs
 from gatv2_pyg.backends import Backend, check_backend_name, requested_backend, select_backend
-from gatv2_pyg.functional import attend, draw_seed
-from gatv2_pyg.graph import Graph, adjacency
-from gatv2_pyg.ops.reference import accumulation_dtype, dropout_scale
+from gatv2_pyg.functional import attend
+from gatv2_pyg.graph import adjacency
+from gatv2_pyg.graph.neighbours import Neighbours
+from gatv2_pyg.kernels.contract import Inputs
+from gatv2_pyg.ops.checks import check_dropout
+from gatv2_pyg.ops.dropout import draw_seed, dropout_scale
+from gatv2_pyg.ops.reference import accumulation_dtype
 from gatv2_pyg.passing import why_message_passing
 
-_edge_ids: contextvars.ContextVar[Tensor | None] = contextvars.ContextVar("edge_ids", default=None)
+
+class _EdgeIds(threading.local):
+    """The ids of the edges that message passing runs over, for the dropout mask."""
+
+    value: Tensor | None
+
+    def __init__(self) -> None:
+        self.value = None
 
 
-class GATv2Conv(MessagePassing):
+_edge_ids = _EdgeIds()
+
+
+class GATv2Conv(torch_geometric.nn.GATv2Conv):
     r"""GATv2 of Brody et al., `"How Attentive are Graph Attention Networks?"
     <https://arxiv.org/abs/2105.14491>`_ (equation 7), fused.
 
@@ -39,8 +51,8 @@ class GATv2Conv(MessagePassing):
         (\mathbf{W}_l \mathbf{x}_j + \mathbf{W}_r \mathbf{x}_i + \mathbf{W}_e \mathbf{e}_{ij})
         \right)
 
-    A drop-in replacement of :class:`torch_geometric.nn.GATv2Conv`: constructor, ``forward``,
-    parameters, ``state_dict`` and results are the same, and no ``[E, H, C]`` tensor is built.
+    A :class:`torch_geometric.nn.GATv2Conv`: constructor, ``forward``, parameters, ``state_dict`` and
+    results are the same, and no ``[E, H, C]`` tensor is built.
 
     The layer takes PyG's message passing (:meth:`edge_update`, :meth:`message`) whenever fusing
     would change what a user sees: under ``explain``, with a message-passing hook, in a subclass
@@ -66,6 +78,11 @@ class GATv2Conv(MessagePassing):
         **kwargs: arguments of :class:`torch_geometric.nn.conv.MessagePassing`.
     """
 
+    # PyG generates both for a class at its first instance, and takes what it finds as the originals
+    # that ``explain`` goes back to; a parent's generated ones would be taken so.
+    propagate = MessagePassing.propagate
+    edge_updater = MessagePassing.edge_updater
+
     def __init__(
         self,
         in_channels: int | tuple[int, int],
@@ -83,57 +100,24 @@ class GATv2Conv(MessagePassing):
         backend: str = "auto",
         **kwargs,
     ):
-        super().__init__(node_dim=0, **kwargs)
-
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.heads = heads
-        self.concat = concat
-        self.negative_slope = negative_slope
-        self.dropout = dropout
-        self.add_self_loops = add_self_loops
-        self.edge_dim = edge_dim
-        self.fill_value = fill_value
-        self.residual = residual
-        self.share_weights = share_weights
-        self.backend = check_backend_name(backend)
+        check_backend_name(backend)
+        super().__init__(
+            in_channels,
+            out_channels,
+            heads=heads,
+            concat=concat,
+            negative_slope=negative_slope,
+            dropout=dropout,
+            add_self_loops=add_self_loops,
+            edge_dim=edge_dim,
+            fill_value=fill_value,
+            bias=bias,
+            share_weights=share_weights,
+            residual=residual,
+            **kwargs,
+        )
+        self.backend = backend
         self._warned_of_missing_edge_attr = False
-
-        def linear(channels: int, size: int, bias: bool) -> Linear:
-            return Linear(channels, size, bias=bias, weight_initializer="glorot")
-
-        in_src, in_dst = (in_channels,) * 2 if isinstance(in_channels, int) else in_channels
-        self.lin_l = linear(in_src, heads * out_channels, bias)
-        self.lin_r = self.lin_l if share_weights else linear(in_dst, heads * out_channels, bias)
-        self.att = Parameter(torch.empty(1, heads, out_channels))
-        if edge_dim is not None:
-            self.lin_edge = linear(edge_dim, heads * out_channels, False)
-        else:
-            self.lin_edge = None
-
-        total_out_channels = out_channels * (heads if concat else 1)
-        if residual:
-            self.res = linear(in_dst, total_out_channels, False)
-        else:
-            self.register_parameter("res", None)
-        if bias:
-            self.bias = Parameter(torch.empty(total_out_channels))
-        else:
-            self.register_parameter("bias", None)
-
-        self.reset_parameters()
-
-    def reset_parameters(self):
-        """Draws all parameters anew."""
-        super().reset_parameters()
-        self.lin_l.reset_parameters()
-        self.lin_r.reset_parameters()
-        if self.lin_edge is not None:
-            self.lin_edge.reset_parameters()
-        if self.res is not None:
-            self.res.reset_parameters()
-        glorot(self.att)
-        zeros(self.bias)
 
     def forward(
         self,
@@ -163,8 +147,10 @@ class GATv2Conv(MessagePassing):
         """
         x_l, x_r = self._check(x, edge_index, edge_attr)
         backend = self._select(x_l)
-        edge_index = adjacency.rows_first(edge_index)
-        graph = self._graph(x_l.size(0), x_r.size(0), edge_index, backend)
+        neighbours = self._neighbours(x_l.size(0), x_r.size(0), edge_index, edge_attr)
+        # What is wrong with the edges is found before anything is computed.
+        graph = neighbours.check() if backend.name == "reference" else neighbours.graph()
+
         res = self.res(x_r) if self.res is not None else None
         single = x_l is x_r
         x_l = self.lin_l(x_l).view(-1, self.heads, self.out_channels)
@@ -173,18 +159,22 @@ class GATv2Conv(MessagePassing):
         else:
             x_r = self.lin_r(x_r).view(-1, self.heads, self.out_channels)
 
-        call = (x_l, x_r, edge_index, edge_attr, bool(return_attention_weights))
+        wanted = bool(return_attention_weights)
         if graph is None:
-            out, attention = self._pass_messages(*call)
+            out, alpha = self._pass_messages(neighbours, x_l, x_r)
         else:
-            out, attention = self._attend(backend, graph, *call)
+            out, alpha = self._attend(backend, graph, neighbours, x_l, x_r, wanted)
 
+        saved = out
         out = out.flatten(1) if self.concat else out.mean(dim=1)
         if res is not None:
             out = out + res
         if self.bias is not None:
             out = out + self.bias
-        return out if attention is None else (out, attention)
+        elif res is None and self.concat and saved.requires_grad:
+            # Backward needs what attention returned; the caller may change what is returned here.
+            out = out.clone()
+        return (out, _with_attention(neighbours.adjacency, alpha)) if wanted else out
 
     def backend_for(
         self, x: Tensor | PairTensor, edge_index: Adj, edge_attr: OptTensor = None
@@ -219,10 +209,12 @@ class GATv2Conv(MessagePassing):
         s = (F.leaky_relu(z, self.negative_slope) * self.att).sum(dim=-1)  # (2)
         alpha = softmax(s, index, ptr, dim_size)
         if self.training and self.dropout > 0:
-            ids = None if torch.compiler.is_compiling() else _edge_ids.get()
-            ids = torch.arange(alpha.size(0), device=alpha.device) if ids is None else ids
+            ids = _edge_ids.value
+            if ids is None:
+                ids = torch.arange(alpha.size(0), device=alpha.device)
+            seed = draw_seed(alpha.device)
             acc = accumulation_dtype(alpha.dtype)
-            scale = dropout_scale(ids, self.heads, self.dropout, draw_seed(), acc)
+            scale = dropout_scale(ids, self.heads, self.dropout, seed, acc)
             alpha = alpha * scale.to(alpha.dtype)
         return alpha
 
@@ -230,23 +222,25 @@ class GATv2Conv(MessagePassing):
         """Messages ``[E, H, C]``, the terms of (3)."""
         return x_j * alpha.unsqueeze(-1)
 
-    def __repr__(self) -> str:
-        return (
-            f"{self.__class__.__name__}({self.in_channels}, "
-            f"{self.out_channels}, heads={self.heads})"
-        )
-
     def __setstate__(self, data):
         data.setdefault("backend", "auto")
         data.setdefault("_warned_of_missing_edge_attr", False)
         super().__setstate__(data)
 
     def _check(self, x, edge_index: Adj, edge_attr: OptTensor) -> tuple[Tensor, Tensor]:
+        check_dropout(self.dropout)
         x_l, x_r = inputs.check_features(x, self.lin_l, self.lin_r)
         if self.res is not None:
             inputs.check_feature_size("x", x_r, self.res)
         adjacency.check_adjacency(edge_index, self.flow, x_l.device)
-        inputs.check_edge_attr(edge_attr, edge_index, self.edge_dim, x_l, self.lin_edge)
+        inputs.check_edge_attr(
+            edge_attr,
+            edge_index,
+            self.edge_dim,
+            x_l,
+            self.lin_edge,
+            integers_allowed=self.add_self_loops and self.fill_value == "mean",
+        )
         if self.add_self_loops and edge_attr is not None and is_sparse(edge_index):
             raise NotImplementedError(
                 "Expected no 'edge_attr' with 'add_self_loops' and a sparse 'edge_index'; pass "
@@ -279,92 +273,73 @@ class GATv2Conv(MessagePassing):
             return Backend("reference", f"message passing: {reason}")
         return select_backend(name, x.device, inputs.compute_dtype(x), self.out_channels)
 
-    def _graph(self, num_src: int, num_dst: int, edge_index: Adj, backend: Backend) -> Graph | None:
-        """The grouped edges, or None for message passing; the indices are checked either way."""
+    def _neighbours(
+        self, num_src: int, num_dst: int, edge_index: Adj, edge_attr: OptTensor
+    ) -> Neighbours:
         if self.flow == "target_to_source":
             num_dst = min(num_src, num_dst)
-        if backend.name == "reference":
-            adjacency.check_indices(edge_index, num_src, num_dst, self.flow)
-            return None
-        return adjacency.graph_of(
-            edge_index, num_src, num_dst, self.add_self_loops, self.fill_value, self.flow
+        return Neighbours(
+            adjacency.rows_first(edge_index),
+            edge_attr,
+            num_src,
+            num_dst,
+            self.add_self_loops,
+            self.fill_value,
+            self.flow,
         )
 
     def _attend(
-        self, backend: Backend, graph: Graph, x_l, x_r, edge_index, edge_attr, return_attention
-    ):
+        self, backend: Backend, graph, neighbours: Neighbours, x_l: Tensor, x_r: Tensor, wanted: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """Attention over the grouped edges, without ``[E, H, C]`` where it is fused."""
         num_src = x_l.size(0)
-        num_nodes = min(num_src, x_r.size(0))
         if self.flow == "target_to_source":
             # PyG's message passing returns a row for each row of x[0] then.
-            x_r = x_r[:num_nodes]
-        adj = edge_index
-        if is_sparse(adj) and (return_attention or adjacency.has_features(adj)):
-            if self.add_self_loops:
-                adj = adjacency.matrix_with_self_loops(adj, self.fill_value)
-            edge_attr = adjacency.features_of(adj) if edge_attr is None else edge_attr
-        elif edge_attr is not None and self.add_self_loops:
-            edge_attr = adjacency.attr_with_self_loops(
-                edge_index, edge_attr, num_nodes, self.fill_value
-            )
+            x_r = x_r[: graph.num_dst]
+        edge_attr, edge_weight = neighbours.features, None
         if edge_attr is not None:
             edge_attr = edge_attr.unsqueeze(1) if edge_attr.dim() == 1 else edge_attr
             if inputs.is_lazy(self.lin_edge):
                 self.lin_edge.initialize_parameters(self.lin_edge, (edge_attr,))
-            edge_attr = edge_attr.to(x_l.dtype)
-        weight = None if edge_attr is None else self.lin_edge.weight
+            edge_attr, edge_weight = edge_attr.to(x_l.dtype), self.lin_edge.weight
         out, alpha = attend(
             backend,
-            (x_l, x_r, self.att[0], edge_attr, weight),
+            Inputs(x_l, x_r, self.att[0], edge_attr, edge_weight),
             graph,
-            self.negative_slope,
-            self.dropout if self.training else 0.0,
-            return_attention,
+            negative_slope=self.negative_slope,
+            dropout=self.dropout if self.training else 0.0,
+            return_attention=wanted,
+            dtype=torch.promote_types(x_l.dtype, self.att.dtype),
         )
-        if self.flow == "target_to_source" and num_nodes < num_src:
-            out = F.pad(out, (0, 0, 0, 0, 0, num_src - num_nodes))
-        if alpha is None:
-            return out, None
-        if self.add_self_loops and not is_sparse(adj):
-            adj, ids = adjacency.edges_with_self_loops(adj, num_nodes)
-            alpha = alpha if graph.complete else alpha[ids]
-        return out, _with_attention(adj, alpha)
+        if self.flow == "target_to_source" and graph.num_dst < num_src:
+            out = F.pad(out, (0, 0, 0, 0, 0, num_src - graph.num_dst))
+        if alpha is not None and not graph.complete and neighbours.ids is not None:
+            alpha = alpha[neighbours.ids]
+        return out, alpha
 
-    def _pass_messages(self, x_l, x_r, edge_index, edge_attr, return_attention):
+    def _pass_messages(
+        self, neighbours: Neighbours, x_l: Tensor, x_r: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Attention by PyG's message passing, step by step."""
-        num_nodes = min(x_l.size(0), x_r.size(0))
-        ids = None
-        if self.add_self_loops and is_sparse(edge_index):
-            edge_index = adjacency.matrix_with_self_loops(edge_index, self.fill_value)
-        elif self.add_self_loops:
-            if edge_attr is not None:
-                edge_attr = adjacency.attr_with_self_loops(
-                    edge_index, edge_attr, num_nodes, self.fill_value
-                )
-            edge_index, ids = adjacency.edges_with_self_loops(edge_index, num_nodes)
-            edge_attr = None if edge_attr is None else edge_attr[ids]
-
-        index = adjacency.as_int64(edge_index)
-        with _with_edge_ids(ids) if ids is not None else contextlib.nullcontext():
+        edge_attr = neighbours.edge_attr
+        if edge_attr is not None and neighbours.ids is not None:
+            edge_attr = neighbours.features[neighbours.ids]
+        index = adjacency.as_int64(neighbours.adjacency)
+        with _with_edge_ids(neighbours.ids):
             # edge_updater_type: (x: PairTensor, edge_attr: OptTensor)
             alpha = self.edge_updater(index, x=(x_l, x_r), edge_attr=edge_attr)
         # propagate_type: (x: PairTensor, alpha: Tensor)
-        out = self.propagate(index, x=(x_l, x_r), alpha=alpha)
-        return out, _with_attention(edge_index, alpha) if return_attention else None
+        return self.propagate(index, x=(x_l, x_r), alpha=alpha), alpha
 
 
 @contextlib.contextmanager
-def _with_edge_ids(ids: Tensor) -> Iterator[None]:
+def _with_edge_ids(ids: Tensor | None) -> Iterator[None]:
     """Tells :meth:`GATv2Conv.edge_update` the ids of the edges, for the dropout mask."""
-    if torch.compiler.is_compiling():
-        yield
-        return
-    token = _edge_ids.set(ids)
+    before, _edge_ids.value = _edge_ids.value, ids
     try:
         yield
     finally:
-        _edge_ids.reset(token)
+        _edge_ids.value = before
 
 
 def _with_attention(adj: Adj, alpha: Tensor):

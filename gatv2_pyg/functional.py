@@ -7,13 +7,10 @@ from torch import Tensor
 
 from gatv2_pyg.backends import Backend, requested_backend, select_backend
 from gatv2_pyg.graph import Graph
-from gatv2_pyg.ops import operators as ops
-from gatv2_pyg.ops import reference, scatter
-
-Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
-"""``x_src``, ``x_dst``, ``att``, ``edge_attr`` and ``edge_weight``."""
-
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+from gatv2_pyg.kernels.contract import Inputs, Options
+from gatv2_pyg.ops import operators, reference, scatter
+from gatv2_pyg.ops.checks import check_dropout, check_inputs
+from gatv2_pyg.ops.dropout import draw_seed
 
 
 def gatv2_attention(
@@ -67,111 +64,61 @@ def gatv2_attention(
         ValueError: a tensor has the wrong shape or device, or a number is out of its range.
         RuntimeError: the backend asked for by name can't be used.
     """
-    _check(x_src, x_dst, att, graph, edge_attr, edge_weight, dropout)
+    if not isinstance(x_src, Tensor):
+        raise TypeError(f"Expected 'x_src' to be a Tensor, got {type(x_src).__name__}")
+    if not isinstance(graph, Graph):
+        raise TypeError(f"Expected 'graph' to be a gatv2_pyg.Graph, got {type(graph).__name__}")
+    inputs = Inputs(x_src, x_dst, att, edge_attr, edge_weight)
+    check_inputs(inputs, graph.num_src, graph.num_dst, graph.num_ids)
+    if graph.device != x_src.device:
+        raise ValueError(
+            f"Expected 'graph' to be on {x_src.device}, as 'x_src', got {graph.device}"
+        )
+    check_dropout(dropout)
     chosen = select_backend(requested_backend(backend), x_src.device, x_src.dtype, x_src.size(2))
-    inputs = (x_src, x_dst, att, edge_attr, edge_weight)
-    dropout = dropout if training else 0.0
-    out, alpha = attend(chosen, inputs, graph, negative_slope, dropout, return_attention)
+    out, alpha = attend(
+        chosen,
+        inputs,
+        graph,
+        negative_slope=negative_slope,
+        dropout=dropout if training else 0.0,
+        return_attention=return_attention,
+        dtype=x_src.dtype,
+    )
     return out if alpha is None else (out, alpha)
-
-
-def draw_seed() -> Tensor:
-    """A dropout seed from torch's default generator: a 0-dimensional int64 tensor on the CPU."""
-    return torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu")
 
 
 def attend(
     backend: Backend,
     inputs: Inputs,
     graph: Graph,
+    *,
     negative_slope: float,
     dropout: float,
     return_attention: bool,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor | None]:
     """:func:`gatv2_attention` on a chosen backend, for arguments that are known to be right.
 
     Args:
-        inputs: ``x_src``, ``x_dst``, ``att``, ``edge_attr`` and ``edge_weight``.
+        dropout: 0 outside training.
+        dtype: that of the result: the dtype of ``x_src``, or a wider one.
     """
-    x_src, x_dst, att, edge_attr, edge_weight = inputs
-    acc = reference.accumulation_dtype(x_src.dtype)
-    att = att.to(acc)
-    edge_weight = None if edge_weight is None else edge_weight.to(acc)
-    inputs = (x_src, x_dst, att, edge_attr, edge_weight)
-    seed = draw_seed() if dropout > 0 else None
+    acc = reference.accumulation_dtype(inputs.x_src.dtype)
+    weight = inputs.edge_weight
+    inputs = inputs._replace(
+        att=inputs.att.to(acc), edge_weight=None if weight is None else weight.to(acc)
+    )
+    seed = draw_seed(inputs.x_src.device) if dropout > 0 else 0
+    options = Options(float(negative_slope), float(dropout), seed)
     if backend.kernels is not None:
-        needs_by_src = torch.is_grad_enabled() and x_src.requires_grad
-        by_src = graph.by_src_in_blocks(_blocks(backend, graph, x_src)) if needs_by_src else ()
-        out, _, alpha = ops.attention(
-            *inputs,
-            list(graph.by_dst),
-            list(by_src),
-            negative_slope,
-            dropout,
-            seed,
-            graph.num_ids,
-            return_attention,
-            backend.kernels,
+        edges = graph.edges(with_sources=torch.is_grad_enabled() and inputs.x_src.requires_grad)
+        out, alpha = operators.attention(
+            inputs, edges, options, return_attention, widen=dtype == acc, kernels=backend.kernels
         )
     else:
-        options = (negative_slope, dropout, 0 if seed is None else seed, return_attention)
         forward = scatter.forward if backend.name == "scatter" else reference.forward
-        out, *_, alpha = forward(*inputs, graph.by_dst, graph.num_ids, *options)
-    return out, alpha.to(out.dtype) if return_attention else None
-
-
-def _blocks(backend: Backend, graph: Graph, x_src: Tensor) -> int:
-    """In how many ranges of destinations the kernels want the edges by source."""
-    if backend.kernels != "cpu" or torch.compiler.is_compiling():
-        return 1
-    return ops.load_kernels("cpu").source_blocks(x_src, graph.num_dst, graph.num_ids)
-
-
-def _check(x_src, x_dst, att, graph, edge_attr, edge_weight, dropout) -> None:
-    if x_src.dtype not in _DTYPES:
-        raise TypeError(f"Expected 'x_src' to have a floating dtype, got {x_src.dtype}")
-    if x_src.dim() != 3:
-        raise ValueError(
-            f"Expected 'x_src' to have the shape [N_src, H, C], got {list(x_src.shape)}"
-        )
-    num_src, heads, channels = x_src.shape
-    _check_tensor("x_dst", x_dst, (graph.num_dst, heads, channels), x_src)
-    _check_tensor("att", att, (heads, channels), x_src, same_dtype=False)
-    if num_src != graph.num_src:
-        raise ValueError(
-            f"Expected 'x_src' to have {graph.num_src} rows, as the graph has source nodes, "
-            f"got {num_src}"
-        )
-    if graph.device != x_src.device:
-        raise ValueError(
-            f"Expected 'graph' to be on {x_src.device}, as 'x_src', got {graph.device}"
-        )
-    if (edge_attr is None) != (edge_weight is None):
-        given, missing = (
-            ("edge_attr", "edge_weight") if edge_weight is None else ("edge_weight", "edge_attr")
-        )
-        raise ValueError(f"Expected '{missing}' to be given with '{given}', got None")
-    if edge_attr is not None:
-        _check_tensor("edge_attr", edge_attr, (graph.num_ids, None), x_src)
-        shape = (heads * channels, edge_attr.size(1))
-        _check_tensor("edge_weight", edge_weight, shape, x_src, same_dtype=False)
-    if not 0.0 <= dropout <= 1.0:
-        raise ValueError(f"Expected 'dropout' to be between 0 and 1, got {dropout}")
-
-
-def _check_tensor(name, value, shape, x_src, same_dtype=True) -> None:
-    if value.dim() != len(shape) or any(
-        want is not None and size != want for size, want in zip(value.shape, shape, strict=True)
-    ):
-        want = ", ".join("*" if size is None else str(size) for size in shape)
-        raise ValueError(f"Expected '{name}' to have the shape [{want}], got {list(value.shape)}")
-    if value.device != x_src.device:
-        raise ValueError(
-            f"Expected '{name}' to be on {x_src.device}, as 'x_src', got {value.device}"
-        )
-    if same_dtype and value.dtype != x_src.dtype:
-        raise TypeError(
-            f"Expected '{name}' to have the dtype {x_src.dtype}, as 'x_src', got {value.dtype}"
-        )
-    if value.dtype not in _DTYPES:
-        raise TypeError(f"Expected '{name}' to have a floating dtype, got {value.dtype}")
+        edges = graph.edges(with_sources=False)
+        out, _, alpha = forward(inputs, edges, options, return_attention)
+    out = out.to(dtype)
+    return out, None if alpha is None else alpha.to(dtype)

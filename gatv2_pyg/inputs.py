@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import Parameter, UninitializedParameter
 from torch_geometric.typing import Adj
 from torch_geometric.utils import is_sparse
 
@@ -49,6 +49,7 @@ def check_feature_size(name: str, x, lin) -> None:
     """Raises unless ``x`` is a ``[N, F]`` tensor that ``lin`` takes."""
     if not isinstance(x, Tensor):
         raise TypeError(f"Expected '{name}' to be a Tensor, got {_describe(x)}")
+    check_not_distributed(name, x)
     size = getattr(lin, "in_channels", -1)
     if x.dim() != 2 or (size > 0 and x.size(1) != size):
         want = size if size > 0 else "num_features"
@@ -56,6 +57,19 @@ def check_feature_size(name: str, x, lin) -> None:
             f"Expected '{name}' to have the shape [num_nodes, {want}], got {list(x.shape)}"
         )
     check_like_weight(name, x, lin)
+
+
+def check_not_distributed(name: str, value) -> None:
+    """Raises TypeError for a DTensor, which no kernel can look into."""
+    if type(value) in (Tensor, Parameter) or not torch.distributed.is_available():
+        return
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(value, DTensor):
+        raise TypeError(
+            f"Expected '{name}' to be a plain Tensor, got a DTensor; run the layer on its shards "
+            "by torch.distributed.tensor.experimental.local_map"
+        )
 
 
 def check_like_weight(name: str, value: Tensor, lin) -> None:
@@ -76,9 +90,17 @@ def check_like_weight(name: str, value: Tensor, lin) -> None:
 
 
 def check_edge_attr(
-    edge_attr: Tensor | None, edge_index: Adj, edge_dim: int | None, x: Tensor, lin_edge
+    edge_attr: Tensor | None,
+    edge_index: Adj,
+    edge_dim: int | None,
+    x: Tensor,
+    lin_edge,
+    integers_allowed: bool,
 ) -> None:
-    """Raises unless ``edge_attr`` gives ``edge_dim`` features to each edge, or none is given."""
+    """Raises unless ``edge_attr`` gives ``edge_dim`` features to each edge, or none is given.
+
+    Integers are features where those of self-loops, which are not, make them so.
+    """
     if edge_attr is None:
         if edge_dim is None and is_sparse(edge_index) and has_features(edge_index):
             raise ValueError(
@@ -93,19 +115,21 @@ def check_edge_attr(
         )
     if not isinstance(edge_attr, Tensor):
         raise TypeError(f"Expected 'edge_attr' to be a Tensor, got {_describe(edge_attr)}")
+    check_not_distributed("edge_attr", edge_attr)
     num_edges, shape = count_edges(edge_index), list(edge_attr.shape)
-    lazy = is_lazy(lin_edge)
-    flat = shape == [num_edges] and (lazy or edge_dim == 1)
-    if not flat and (
-        len(shape) != 2 or shape[0] != num_edges or not (lazy or shape[1] == edge_dim)
-    ):
-        want = f"[{num_edges}, {'edge_dim' if lazy else edge_dim}]"
+    size = getattr(lin_edge, "in_channels", edge_dim)
+    known = size > 0 and not is_lazy(lin_edge)
+    flat = shape == [num_edges] and (not known or size == 1)
+    if not flat and (len(shape) != 2 or shape[0] != num_edges or (known and shape[1] != size)):
+        want = f"[{num_edges}, {size if known else 'edge_dim'}]"
         raise ValueError(f"Expected 'edge_attr' to have the shape {want}, got {shape}")
     if edge_attr.device != x.device:
         raise ValueError(
             f"Expected 'edge_attr' to be on {x.device}, as 'x', got {edge_attr.device}"
         )
-    check_like_weight("edge_attr", edge_attr, lin_edge)
+    integers = not (edge_attr.is_floating_point() or edge_attr.is_complex())
+    if not (integers and integers_allowed):
+        check_like_weight("edge_attr", edge_attr, lin_edge)
 
 
 def _describe(value) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch_geometric.nn.aggr import SumAggregation
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.dense.linear import Linear
@@ -62,6 +63,13 @@ def _generated(function) -> bool:
     return module.endswith(("_propagate", "_edge_updater")) or module.startswith("torch_geometric.")
 
 
-def _hooked(module) -> bool:
-    pre_hooks = len(module._forward_pre_hooks) - hasattr(module, "_hook")  # PyG's, of a lazy size
-    return bool(module._forward_hooks) or pre_hooks > 0
+def _hooked(module: torch.nn.Module) -> bool:
+    """Whether someone waits for a call of the module."""
+    own = hasattr(module, "_hook")  # PyG's pre-hook that finds a lazy size
+    return (
+        len(module._forward_pre_hooks) > own
+        or bool(module._forward_hooks)
+        or bool(module._backward_hooks)
+        or bool(module._backward_pre_hooks)
+        or torch.nn.modules.module._has_any_global_hook()
+    )

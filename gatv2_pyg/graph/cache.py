@@ -9,6 +9,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
+from torch_geometric import EdgeIndex
+
+from gatv2_pyg.graph import grouping
+from gatv2_pyg.graph.tracing import values_unknown
 
 Value = TypeVar("Value")
 
@@ -17,18 +21,28 @@ _MAX_PER_TENSOR = 8
 _lock = threading.Lock()
 _made: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 _enabled = True
+_check_content = False
 
 
-def set_graph_cache(enabled: bool) -> None:
+def set_graph_cache(enabled: bool, *, check_content: bool = False) -> None:
     """Turns the graph cache on or off, for all layers; off also empties it.
 
     The cache maps the very tensor passed as ``edge_index`` to its :class:`~gatv2_pyg.Graph`.  It
-    notices in-place changes through torch (by the tensor's version), keeps no tensor alive, and is
-    not used under ``torch.compile``.  Turn it off if the memory of an ``edge_index`` is written to
-    behind torch's back, e.g. through a NumPy array that shares it.
+    keeps no tensor alive and is not used while a call is traced.
+
+    On CPU what is found is confirmed by a hash of the indices, so that every change is noticed,
+    whoever wrote it.  (Without the compiled kernels nothing is kept there.)  On CUDA it is
+    confirmed by the tensor's address, shape and version; the version does not count writes through
+    ``.data``, ``untyped_storage()``, DLPack, ``__cuda_array_interface__``, other processes, kernels
+    of other libraries, or collectives of ``torch.distributed``.
+
+    Args:
+        enabled: whether graphs are kept.
+        check_content: whether CUDA tensors are confirmed by content too; each call then waits for
+            the device.
     """
-    global _enabled
-    _enabled = bool(enabled)
+    global _enabled, _check_content
+    _enabled, _check_content = bool(enabled), bool(check_content)
     if not enabled:
         with _lock:
             _made.clear()
@@ -36,9 +50,12 @@ def set_graph_cache(enabled: bool) -> None:
 
 def cached(key: Tensor, flags: Hashable, build: Callable[[], Value]) -> Value:
     """What ``build`` made of ``key`` under ``flags``, from the cache where that is still true."""
-    if not _enabled or torch.compiler.is_compiling() or key.is_inference():
+    if not _enabled:
         return build()
-    state = (key._version, _address(key), key.shape)
+    parts = _index_parts(key)
+    state = None if parts is None else _state(key.shape, parts)
+    if state is None:
+        return build()
     with _lock:
         entries = _made.get(key)
         if entries is not None and entries["state"] == state and flags in entries:
@@ -52,5 +69,37 @@ def cached(key: Tensor, flags: Hashable, build: Callable[[], Value]) -> Value:
     return value
 
 
-def _address(key: Tensor) -> int:
-    return key.data_ptr() if key.layout == torch.strided else 0
+def _index_parts(key: Tensor) -> list[Tensor] | None:
+    """The one-dimensional tensors that hold the indices; None where they can't be read."""
+    if isinstance(key, EdgeIndex):
+        key = key.as_tensor()
+    if values_unknown(key):
+        return None
+    if key.layout == torch.strided:
+        return list(key.unbind(0))
+    if key.layout == torch.sparse_csr:
+        return [key.crow_indices(), key.col_indices()]
+    if key.layout == torch.sparse_csc:
+        return [key.ccol_indices(), key.row_indices()]
+    if key.layout == torch.sparse_coo:
+        return list(key._indices().unbind(0))
+    return None
+
+
+def _state(shape: torch.Size, parts: list[Tensor]) -> Hashable | None:
+    """What must be the same for a cached value to be true of a tensor; None: keep nothing."""
+    if parts[0].device.type == "cpu":
+        kernels = grouping.cpu_kernels()
+        return None if kernels is None else (shape, kernels.content_hash(parts))
+    if any(part.is_inference() for part in parts):
+        return None
+    state = tuple((part._version, part.data_ptr(), part.stride()) for part in parts)
+    if _check_content:
+        state += tuple(_weighted_sum(part) for part in parts)
+    return shape, state
+
+
+def _weighted_sum(part: Tensor) -> int:
+    """A hash of the elements and their places, modulo 2**64."""
+    place = torch.arange(1, part.numel() + 1, device=part.device)
+    return int(((part.long() + place * -7046029254386353131) * (2 * place + 1)).sum())

@@ -7,39 +7,20 @@ without the kernel, a stable sort gives the same tensors.
 from __future__ import annotations
 
 import importlib
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-PIECE = 512
-"""Rows with more edges than this are cut into pieces of this many edges."""
+from gatv2_pyg.kernels.validity import PIECE
+
+_BLOCK_BYTES = 32 << 20
+_ROW_BYTES = 512
+_RECORD_BYTES = 80
+_LEAST_DEGREE = 6
 
 
 class EdgeIndexError(IndexError, ValueError):
     """An index of ``edge_index`` does not point to a node."""
-
-
-class Rows(NamedTuple):
-    """Edges grouped by the row that owns them; all int32 or all int64.
-
-    ``idx`` and ``edge`` may be longer than ``ptr[-1]``; what lies beyond is undefined.
-    """
-
-    ptr: Tensor
-    """``[num_rows + 1]``: the edges of row ``i`` stand at positions ``ptr[i]`` to ``ptr[i+1]``."""
-    idx: Tensor
-    """``[>= ptr[-1]]``: the other end of the edge at each position."""
-    edge: Tensor
-    """``[>= ptr[-1]]``: which edge stands at each position.  By destination its id, and empty where
-    that is the position; by source its position by destination."""
-    pieces: Tensor
-    """``[P, 3]``: (row, begin, end) of each piece of the long rows, in order."""
-    cuts: Tensor
-    """``[R, 3]``: (row, first piece, end piece) of each long row, in order.
-
-    In the tables of a traced graph, whose sizes are bounds, unused entries have row -1.
-    """
 
 
 def index_dtype(*sizes: int) -> torch.dtype:
@@ -126,28 +107,41 @@ def _sort_rows(key: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     return torch.searchsorted(key, rows), order
 
 
-def cut_rows(ptr: Tensor, max_degree: int | None = None) -> tuple[Tensor, Tensor]:
-    """The tables ``pieces`` and ``cuts`` of :class:`Rows`; they depend on ``ptr`` alone.
+def cut_rows(
+    ptr: Tensor, num_positions: int, max_degree: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The tables ``pieces`` and ``cuts`` of :class:`~gatv2_pyg.kernels.contract.Rows`.
 
-    Synchronises with the device unless ``max_degree`` shows that no row is long.
+    They depend on ``ptr`` alone, and their sizes on ``num_positions``: unused entries have row -1.
+    ``max_degree``, where it is known, may show that no row is long.
     """
-    if max_degree is not None and max_degree <= PIECE:
-        empty = ptr.new_empty((0, 3))
-        return empty, empty
-    count = _pieces_per_row(ptr)
-    num_pieces, num_cuts = torch.stack([count.sum(), (count > 0).sum()]).tolist()
-    return _piece_tables(ptr, count, num_pieces, num_cuts)
-
-
-def cut_rows_bounded(ptr: Tensor, num_positions: int) -> tuple[Tensor, Tensor]:
-    """:func:`cut_rows` with the sizes replaced by bounds: no size depends on data."""
     num_cuts, num_pieces = table_bounds(num_positions)
+    if max_degree is not None and max_degree <= PIECE:
+        return ptr.new_full((num_pieces, 3), -1), ptr.new_full((num_cuts, 3), -1)
     return _piece_tables(ptr, _pieces_per_row(ptr), num_pieces, num_cuts)
 
 
 def table_bounds(num_positions: int) -> tuple[int, int]:
-    """How many long rows, and pieces of them, so many edges can have at most."""
-    return num_positions // (PIECE + 1), 2 * (num_positions // (PIECE + 1))
+    """How many long rows, and pieces of them, so many edges can have at most, and two more.
+
+    Without the two a traced graph would hold for tables of 0 rows, of 1 row, or of more only.
+    """
+    return num_positions // (PIECE + 1) + 2, 2 * (num_positions // (PIECE + 1)) + 2
+
+
+def source_blocks(num_src: int, num_dst: int, num_edges: int) -> int:
+    """Into how many ranges of destinations the edges by source are cut.
+
+    For each range backward goes over the edges by destination, which leaves a record of each, and
+    then by source, which gathers the records and the rows of ``grad_out``.  What stays in the
+    caches comes three times as fast as what does not, but each range adds to the sums of all
+    sources: a source must have several edges in it.  Rows are taken to be 128 floats, so that the
+    ranges, and with them the order of sums, depend on the graph alone.
+    """
+    size = torch.sym_max(_ROW_BYTES * num_dst, _RECORD_BYTES * num_edges)
+    wanted = (size + _BLOCK_BYTES - 1) // _BLOCK_BYTES
+    most = num_edges // (_LEAST_DEGREE * torch.sym_max(num_src, 1))
+    return torch.sym_max(1, torch.sym_min(wanted, most))
 
 
 def _pieces_per_row(ptr: Tensor) -> Tensor:

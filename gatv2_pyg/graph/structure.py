@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gatv2_pyg.graph import grouping
-from gatv2_pyg.graph import operators as graph_ops
-from gatv2_pyg.graph.grouping import PIECE, EdgeIndexError, Rows
+from gatv2_pyg.graph import grouping, operators
+from gatv2_pyg.graph.grouping import EdgeIndexError
+from gatv2_pyg.graph.tracing import values_unknown
+from gatv2_pyg.kernels.contract import Edges, Rows
+from gatv2_pyg.kernels.validity import Ends, Extent, mark_sound, require_sound
 
-__all__ = ["PIECE", "EdgeIndexError", "Graph", "Rows"]
+__all__ = ["EdgeIndexError", "Graph", "Rows"]
 
 
 class Graph:
@@ -19,32 +21,34 @@ class Graph:
     that was added to node ``i`` has the id ``E + i``.  Edge features and returned attention
     coefficients have one row per id.  A self-loop that was removed keeps its id and takes no part.
 
-    Use :meth:`from_edge_index` or :meth:`from_csc`.  A graph is immutable, holds no reference to
-    the tensors it was made from where they were grouped, and may be used from several threads.
-
-    Attributes:
-        num_src: the number of source nodes.
-        num_dst: the number of destination nodes.
-        num_ids: the number of edge ids: ``E``, plus ``min(num_src, num_dst)`` with self-loops.
-        by_dst: the edges grouped by destination, each row in order of ids.
-        complete: whether every id stands for an edge; None in a traced graph, where that may
-            depend on data.
+    Made by :meth:`from_edge_index` or :meth:`from_csc`.  A graph can't be changed, shares no memory
+    with the tensors it was made from, and may be used from several threads.  With int32 indices it
+    takes 8 bytes an edge, 4 if every edge stands at the position of its id, and 8 more once a
+    gradient by source features was asked for.
     """
 
-    def __init__(
-        self,
-        by_dst: Rows,
-        num_src: int,
-        num_dst: int,
-        num_ids: int,
-        complete: bool | None,
-    ):
-        self.by_dst = by_dst
-        self.num_src = num_src
-        self.num_dst = num_dst
-        self.num_ids = num_ids
-        self.complete = complete
-        self._by_src: dict[int, Rows] = {}
+    def __init__(self) -> None:
+        raise TypeError("Expected a graph to be made by Graph.from_edge_index or Graph.from_csc")
+
+    _by_dst: Rows
+    _by_src: Rows | None
+    _num_src: int
+    _num_dst: int
+    _num_ids: int
+    _complete: bool | None
+
+    @classmethod
+    def _of(
+        cls, by_dst: Rows, num_src: int, num_dst: int, num_ids: int, complete: bool | None
+    ) -> Graph:
+        graph = cls.__new__(cls)
+        graph._by_dst = by_dst
+        graph._by_src = None
+        graph._num_src = num_src
+        graph._num_dst = num_dst
+        graph._num_ids = num_ids
+        graph._complete = complete
+        return graph
 
     @classmethod
     def from_edge_index(
@@ -69,100 +73,131 @@ class Graph:
 
         Raises:
             TypeError: ``edge_index`` is not an integer tensor.
-            ValueError: ``edge_index`` is not ``[2, E]``, or ``flow`` is unknown.
+            ValueError: ``edge_index`` is not ``[2, E]``, ``flow`` is unknown, or a number of nodes
+                is negative.
             EdgeIndexError: an index points to no node (an IndexError and a ValueError).
         """
-        check_edge_index(edge_index)
+        operators.check_edge_index(edge_index)
         if flow not in ("source_to_target", "target_to_source"):
             raise ValueError(
                 f"Expected 'flow' to be 'source_to_target' or 'target_to_source', got {flow!r}"
             )
         num_dst = num_src if num_dst is None else num_dst
-        row, col = edge_index.unbind(0)
-        src, dst = (row, col) if flow == "source_to_target" else (col, row)
-        num_ids = src.numel() + (min(num_src, num_dst) if add_self_loops else 0)
-        if torch.compiler.is_compiling():
-            rows = graph_ops.group_by_dst(src, dst, num_src, num_dst, add_self_loops)
-            complete = None if add_self_loops else True
-            return cls(Rows(*rows), num_src, num_dst, num_ids, complete)
-        kernels = grouping.cpu_kernels() if edge_index.device.type == "cpu" else None
-        if kernels is None:
-            return cls._sorted(src, dst, num_src, num_dst, num_ids, add_self_loops)
-        dtype = grouping.index_dtype(num_src, num_dst, num_ids)
-        ptr, idx, eid, max_degree, bad = kernels.group_by_dst(
-            src, dst, num_src, num_dst, add_self_loops, dtype
-        )
-        if bad is not None:
-            end, position, value = bad
-            name, size = ("source", num_src) if end == "src" else ("destination", num_dst)
-            raise grouping.out_of_range(name, size, position, value)
-        rows = Rows(ptr, idx, eid, *grouping.cut_rows(ptr, max_degree))
-        return cls(rows, num_src, num_dst, num_ids, complete=idx.numel() == num_ids)
-
-    @classmethod
-    def _sorted(cls, src, dst, num_src, num_dst, num_ids, add_self_loops) -> Graph:
-        complete = True
-        if src.numel() > 0:
-            numbers = [*torch.aminmax(src), *torch.aminmax(dst), (src == dst).sum()]
-            low_src, high_src, low_dst, high_dst, loops = torch.stack(
-                [number.long() for number in numbers]
-            ).tolist()
-            grouping.check_range("source", src, num_src, (low_src, high_src))
-            grouping.check_range("destination", dst, num_dst, (low_dst, high_dst))
-            complete = not (add_self_loops and loops)
-        ptr, idx, eid = grouping.group_by_dst(src, dst, num_src, num_dst, add_self_loops)
-        rows = Rows(ptr, idx, eid, *grouping.cut_rows(ptr))
-        return cls(rows, num_src, num_dst, num_ids, complete)
+        operators.check_counts(num_src, num_dst)
+        sources_first = flow == "source_to_target"
+        num_ids = edge_index.size(1)
+        if add_self_loops:
+            num_ids = num_ids + torch.sym_min(num_src, num_dst)
+        if values_unknown(edge_index):
+            *rows, _ = operators.group_by_dst(
+                edge_index, num_src, num_dst, add_self_loops, sources_first
+            )
+            return cls._of(Rows(*rows), num_src, num_dst, num_ids, None if add_self_loops else True)
+        if edge_index.device.type != "cpu":
+            row, col = edge_index.unbind(0)
+            grouping.check_range("source", row if sources_first else col, num_src)
+            grouping.check_range("destination", col if sources_first else row, num_dst)
+        with torch.inference_mode(False):
+            *rows, facts = operators.group_by_dst(
+                edge_index, num_src, num_dst, add_self_loops, sources_first
+            )
+            facts = operators.Facts(*facts.tolist())
+            by_dst = operators.trim(Rows(*rows), facts)
+        mark_sound(by_dst, Extent(num_dst, num_src, num_ids, num_src))
+        return cls._of(by_dst, num_src, num_dst, num_ids, complete=facts.num_edges == num_ids)
 
     @classmethod
     def from_csc(cls, ptr: Tensor, idx: Tensor, num_src: int, eid: Tensor | None = None) -> Graph:
-        """Takes edges that are grouped by destination already.
+        """Takes edges that are grouped by destination already; copies them.
 
         Args:
             ptr: ``[num_dst + 1]`` integers: where the edges of each destination begin.
             idx: ``[E]`` integers: the source of the edge at each position.
             num_src: the number of source nodes.
-            eid: ``[E]`` integers: the id of the edge at each position; None if that is its
-                position.
+            eid: ``[E]`` integers: the id of the edge at each position, a permutation; None if that
+                is its position.
 
         Raises:
-            EdgeIndexError: a source points to no node.
+            TypeError: an argument is not an integer tensor.
+            ValueError: an argument has the wrong shape, device or values.
+            EdgeIndexError: a source points to no node (an IndexError and a ValueError).
         """
+        given = {"ptr": ptr, "idx": idx} if eid is None else {"ptr": ptr, "idx": idx, "eid": eid}
+        for name, value in given.items():
+            _check_indices(name, value, idx)
+        operators.check_counts(num_src, 0)
+        if ptr.numel() == 0:
+            raise ValueError("Expected 'ptr' to have num_dst + 1 elements, got none")
         num_dst, num_ids = ptr.numel() - 1, idx.numel()
-        grouping.check_range("source", idx, num_src)
+        if eid is not None and eid.numel() != num_ids:
+            raise ValueError(
+                f"Expected 'eid' to have {num_ids} elements, as 'idx', got {eid.numel()}"
+            )
         dtype = grouping.index_dtype(num_src, num_dst, num_ids)
-        ptr, idx = ptr.to(dtype).contiguous(), idx.to(dtype).contiguous()
-        eid = ptr.new_empty(0) if eid is None else eid.to(dtype).contiguous()
-        rows = Rows(ptr, idx, eid, *grouping.cut_rows(ptr))
-        return cls(rows, num_src, num_dst, num_ids, complete=True)
+        known = not values_unknown(idx)
+        with torch.inference_mode(False):
+            if known:
+                grouping.check_range("source", idx, num_src)
+                _check_ptr(ptr, num_ids)
+            ptr, idx = ptr.to(dtype, copy=True), idx.to(dtype, copy=True)
+            edge = ptr.new_empty(0) if eid is None else eid.to(dtype, copy=True)
+            rows = Rows(*(part.contiguous() for part in (ptr, idx, edge)), *grouping.cut_rows(ptr, num_ids))
+        if known:
+            require_sound("by_dst", rows, Extent(num_dst, num_src, num_ids, num_src))
+        return cls._of(rows, num_src, num_dst, num_ids, complete=True)
+
+    @property
+    def num_src(self) -> int:
+        """The number of source nodes."""
+        return self._num_src
+
+    @property
+    def num_dst(self) -> int:
+        """The number of destination nodes."""
+        return self._num_dst
+
+    @property
+    def num_ids(self) -> int:
+        """The number of edge ids: ``E``, plus ``min(num_src, num_dst)`` with self-loops."""
+        return self._num_ids
+
+    @property
+    def complete(self) -> bool | None:
+        """Whether every id stands for an edge; None in a traced graph, where data may decide."""
+        return self._complete
+
+    @property
+    def by_dst(self) -> Rows:
+        """The edges grouped by destination, each row in order of ids."""
+        return self._by_dst
 
     @property
     def by_src(self) -> Rows:
-        """The edges grouped by source, each row in order of destinations; built at first use."""
-        return self.by_src_in_blocks(1)
-
-    def by_src_in_blocks(self, blocks: int) -> Rows:
         """The edges grouped by range of destinations, then by source; built at first use.
 
-        The destinations are cut into ``blocks`` ranges of the same length.  Row
-        ``b * num_src + j`` holds the edges from source ``j`` to range ``b``, in order of
-        destinations.  Traced graphs have one block.
+        The destinations are cut into ranges of the same length (see
+        :func:`gatv2_pyg.graph.grouping.source_blocks`).  Row ``b * num_src + j`` holds the edges
+        from source ``j`` to range ``b``, in order of destinations.
         """
-        rows = self._by_src.get(blocks)
-        if rows is None:
-            rows = self._by_src[blocks] = self._transpose(blocks)
+        if self._by_src is None:
+            self._by_src = self._group_by_src()
+        return self._by_src
+
+    def _group_by_src(self) -> Rows:
+        ptr, idx = self.by_dst.ptr, self.by_dst.idx
+        with torch.inference_mode(False):
+            *rows, facts = operators.group_by_src(ptr, idx, self.num_src, self.num_ids)
+            rows = Rows(*rows)
+            if values_unknown(idx):
+                return rows
+            rows = operators.trim(rows, operators.Facts(*facts.tolist()))
+        extent = Extent(rows.ptr.numel() - 1, self.num_dst, idx.numel(), self.num_src)
+        mark_sound(rows, extent, Ends(ptr, idx))
         return rows
 
-    def _transpose(self, blocks: int) -> Rows:
-        ptr, idx = self.by_dst[:2]
-        if torch.compiler.is_compiling():
-            return Rows(*graph_ops.group_by_src(ptr, idx, self.num_src))
-        kernels = grouping.cpu_kernels() if ptr.device.type == "cpu" else None
-        if kernels is None:
-            ptr, idx, edge = grouping.transpose(ptr, idx, self.num_src, blocks)
-            return Rows(ptr, idx, edge, *grouping.cut_rows(ptr))
-        ptr, idx, edge, max_degree = kernels.transpose(ptr, idx, self.num_src, blocks)
-        return Rows(ptr, idx, edge, *grouping.cut_rows(ptr, max_degree))
+    def edges(self, with_sources: bool) -> Edges:
+        """The grouped edges as the kernels take them, by source too if ``with_sources``."""
+        return Edges(self.by_dst, self.by_src if with_sources else None, self.num_ids)
 
     @property
     def device(self) -> torch.device:
@@ -181,15 +216,30 @@ class Graph:
         )
 
 
-def check_edge_index(edge_index: Tensor) -> None:
-    """Raises TypeError or ValueError unless ``edge_index`` is a ``[2, E]`` integer tensor."""
-    if not isinstance(edge_index, Tensor):
-        raise TypeError(f"Expected 'edge_index' to be a Tensor, got {type(edge_index).__name__}")
-    if edge_index.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+def _check_indices(name: str, value: Tensor, idx: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"Expected '{name}' to be a Tensor, got {type(value).__name__}")
+    if value.layout != torch.strided or value.dtype not in operators.INDEX_DTYPES:
         raise TypeError(
-            f"Expected 'edge_index' to hold integers (torch.int64), got {edge_index.dtype}"
+            f"Expected '{name}' to hold integers (torch.int64), got {value.dtype}, {value.layout}"
         )
-    if edge_index.dim() != 2 or edge_index.size(0) != 2:
+    if value.dim() != 1:
+        raise ValueError(f"Expected '{name}' to be one-dimensional, got {list(value.shape)}")
+    if value.device != idx.device:
+        raise ValueError(f"Expected '{name}' to be on {idx.device}, as 'idx', got {value.device}")
+
+
+def _check_ptr(ptr: Tensor, num_edges: int) -> None:
+    first, last = int(ptr[0]), int(ptr[-1])
+    if first != 0 or last != num_edges:
         raise ValueError(
-            f"Expected 'edge_index' to have the shape [2, num_edges], got {list(edge_index.shape)}"
+            f"Expected 'ptr' to lead from 0 to {num_edges}, the number of edges in 'idx', got "
+            f"{first} to {last}"
+        )
+    (steps,) = (ptr[1:] < ptr[:-1]).nonzero(as_tuple=True)
+    if steps.numel():
+        at = int(steps[0])
+        raise ValueError(
+            f"Expected 'ptr' never to decrease, got {int(ptr[at])} and {int(ptr[at + 1])} at "
+            f"{at} and {at + 1}"
         )

@@ -1,6 +1,7 @@
-"""The fused kernels as torch operators: schemas, fake kernels, autograd.
+"""Attention as torch operators: schemas, kernels by dispatch key, fakes, autograd, batching.
 
-``kernels`` names a module of :mod:`gatv2_pyg.kernels`; it is imported at its first use.
+``attention`` and ``attention_backward`` run the C++ kernels on CPU and the Triton kernels on CUDA.
+``triton_attention`` and its backward run the Triton kernels on CPU, in Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -8,26 +9,26 @@ from __future__ import annotations
 import functools
 import importlib
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
+from gatv2_pyg.kernels.contract import (
+    Edges,
+    InputGrads,
+    Inputs,
+    Needs,
+    Options,
+    OutputGrads,
+    Outputs,
+)
 from gatv2_pyg.ops import reference
+from gatv2_pyg.ops.call import SCHEMA, Call
+from gatv2_pyg.ops.checks import check_call, check_results, check_sources
 from gatv2_pyg.ops.reference import accumulation_dtype
 
-_INPUTS = "Tensor x_src, Tensor x_dst, Tensor att, Tensor? edge_attr, Tensor? edge_weight"
-_GRAPH = "Tensor[] by_dst, Tensor[] by_src"
-_OPTIONS = "float negative_slope, float dropout, Tensor? seed"
 _lib = torch.library.Library("gatv2_pyg", "FRAGMENT")
-_lib.define(
-    f"attention({_INPUTS}, {_GRAPH}, {_OPTIONS}, "
-    "SymInt num_ids, bool return_attention, str kernels) -> (Tensor out, Tensor lse, Tensor alpha)"
-)
-_lib.define(
-    "attention_backward(Tensor? grad_out, Tensor? grad_alpha, "
-    f"{_INPUTS}, Tensor out, Tensor lse, Tensor? alpha, {_GRAPH}, {_OPTIONS}, "
-    "bool[] needs, str kernels) "
-    "-> (Tensor x_src, Tensor x_dst, Tensor att, Tensor edge_attr, Tensor edge_weight)"
-)
 
 
 @functools.cache
@@ -36,107 +37,210 @@ def load_kernels(name: str) -> ModuleType:
     return importlib.import_module(f"gatv2_pyg.kernels.{name}")
 
 
-def _contiguous(tensors):
-    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+class Operators(NamedTuple):
+    """A forward operator and its backward, for one choice of kernels."""
+
+    forward: torch._ops.OpOverload
+    backward: torch._ops.OpOverload
 
 
-def _attention(*args):
-    *inputs, by_dst, _, slope, dropout, seed, num_ids, return_attention, kernels = args
-    seed = 0 if seed is None else int(seed)
-    out, lse, alpha = load_kernels(kernels).forward(
-        *_contiguous(inputs), by_dst, num_ids, slope, dropout, seed, return_attention
-    )
-    return out, lse, lse.new_empty((0, lse.size(1))) if alpha is None else alpha
+def attention(
+    inputs: Inputs,
+    edges: Edges,
+    options: Options,
+    return_attention: bool,
+    widen: bool,
+    kernels: str,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention by fused kernels.
+
+    Args:
+        inputs: the tensors of the call.
+        edges: the edges, by source too where ``x_src`` needs a gradient.
+        options: the numbers of the call; the seed is a tensor, or the dropout is 0.
+        return_attention: whether to return the coefficients.
+        widen: whether ``out`` stays in the accumulation dtype.
+        kernels: ``"cpu"`` or ``"triton"``.
+
+    Returns:
+        ``out [N_dst, H, C]``, and ``keep_e alpha_e [num_ids, H]`` in the accumulation dtype or
+        None.
+    """
+    interpreted = kernels == "triton" and inputs.x_src.device.type == "cpu"
+    operators = INTERPRETED if interpreted else NATIVE
+    call = Call.of(inputs, edges, options)
+    out, _, _, alpha = operators.forward(*call, return_attention, widen)
+    return out, alpha if return_attention else None
 
 
-def _attention_fake(x_src, x_dst, *args):
-    num_ids, return_attention, _ = args[-3:]
-    num_dst, heads, _ = x_dst.shape
-    acc = accumulation_dtype(x_src.dtype)
+def _forward(kernels: str, return_attention: bool, widen: bool, call: Call):
+    dtype = call.x_src.dtype
+    acc = accumulation_dtype(dtype)
+    check_call(call.inputs, call.edges, call.options, acc)
+    inputs = _contiguous(call.inputs)
+    options = call.options
+    out, lse, alpha = load_kernels(kernels).forward(inputs, call.edges, options, return_attention)
+    nothing = lse.new_empty(0)
+    exact = nothing
+    if not widen and dtype != acc:
+        out, exact = out.to(dtype), out
+    return out, exact, lse, nothing.clone() if alpha is None else alpha
+
+
+def _forward_fake(return_attention: bool, widen: bool, call: Call):
+    num_dst, heads, _ = call.x_dst.shape
+    acc = accumulation_dtype(call.x_src.dtype)
+    rounded = not widen and call.x_src.dtype != acc
+    x_dst = call.x_dst
     return (
-        x_dst.new_empty(x_dst.shape),
+        x_dst.new_empty(x_dst.shape, dtype=None if rounded else acc),
+        x_dst.new_empty(x_dst.shape if rounded else (0,), dtype=acc),
         x_dst.new_empty((num_dst, heads), dtype=acc),
-        x_dst.new_empty((num_ids if return_attention else 0, heads), dtype=acc),
+        x_dst.new_empty((call.num_ids, heads) if return_attention else (0,), dtype=acc),
     )
 
 
-def _attention_backward(*args):
-    *tensors, by_dst, by_src, slope, dropout, seed, needs, kernels = args
-    seed = 0 if seed is None else int(seed)
-    grads = load_kernels(kernels).backward(
-        *_contiguous(tensors), by_dst, by_src, slope, dropout, seed, tuple(needs)
+def _backward(kernels: str, grads: OutputGrads, outputs: Outputs, needs: Needs, call: Call):
+    acc = accumulation_dtype(call.x_src.dtype)
+    check_call(call.inputs, call.edges, call.options, acc)
+    if needs.x_src:
+        check_sources(call.inputs, call.edges)
+    check_results(call.inputs, grads, outputs, call.num_ids, acc)
+    grads = OutputGrads(
+        None if grads.out is None else grads.out.to(call.x_src.dtype).contiguous(),
+        None if grads.alpha is None else grads.alpha.to(acc).contiguous(),
     )
-    return tuple(tensors[2].new_empty(0) if grad is None else grad for grad in grads)
+    outputs = Outputs(*(None if value is None else value.contiguous() for value in outputs))
+    found = load_kernels(kernels).backward(
+        grads, _contiguous(call.inputs), outputs, call.edges, call.options, needs
+    )
+    return tuple(call.att.new_empty(0) if grad is None else grad for grad in found)
 
 
-def _attention_backward_fake(grad_out, grad_alpha, *args):
-    *inputs_and_saved, needs, _ = args
-    inputs = inputs_and_saved[:5]
+def _backward_fake(needs: Needs, call: Call):
     return tuple(
-        value.new_empty(value.shape) if needed else inputs[0].new_empty(0)
-        for value, needed in zip(inputs, needs, strict=True)
+        value.new_empty(value.shape) if needed and value is not None else call.att.new_empty(0)
+        for value, needed in zip(call.inputs, needs, strict=True)
     )
+
+
+def _contiguous(inputs: Inputs) -> Inputs:
+    return Inputs(*(None if value is None else value.contiguous() for value in inputs))
 
 
 class _Attention(torch.autograd.Function):
     """Keeps inputs, ``out`` and ``lse``; all else is computed again in backward."""
 
     @staticmethod
-    def forward(ctx, *args):
-        *inputs, by_dst, by_src, slope, dropout, seed, num_ids, return_attention, kernels = args
+    def forward(ctx, operators: Operators, return_attention: bool, widen: bool, *flat):
+        call = Call(*flat)
         with torch._C._AutoDispatchBelowAutograd():
-            out, lse, alpha = attention(*args)
-        returned = alpha if return_attention else None
-        ctx.save_for_backward(*inputs, out, lse, returned, seed, *by_dst, *by_src)
-        ctx.options, ctx.kernels = (slope, dropout), kernels
-        ctx.num_ids, ctx.return_attention = num_ids, return_attention
+            out, exact, lse, alpha = operators.forward(*call, return_attention, widen)
+        ctx.operators, ctx.call = operators, call._replace(**dict.fromkeys(call.tensors()))
+        ctx.return_attention = return_attention
+        ctx.tensor_names = tuple(call.tensors())
+        saved = exact if out.dtype != lse.dtype else out
+        ctx.save_for_backward(*call.tensors().values(), saved, lse, alpha)
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(lse, *([] if return_attention else [alpha]))
-        return out, lse, alpha
+        ctx.mark_non_differentiable(exact, lse, *([] if return_attention else [alpha]))
+        return out, exact, lse, alpha
 
     @staticmethod
-    def backward(ctx, grad_out, grad_lse, grad_alpha):
-        rest = (None,) * 8
+    def backward(ctx, grad_out, grad_exact, grad_lse, grad_alpha):
+        # Checkpointing allows one look at what was saved.
+        *tensors, out, lse, alpha = ctx.saved_tensors
+        call = ctx.call._replace(**dict(zip(ctx.tensor_names, tensors, strict=True)))
+        none = (None,) * (3 + len(Call._fields) - len(Inputs._fields))
         if grad_out is None and grad_alpha is None:
-            return (None,) * 5 + rest
-        saved, rows = ctx.saved_tensors[:9], ctx.saved_tensors[9:]
-        *inputs, out, lse, alpha, seed = saved
-        by_dst, by_src = list(rows[:5]), list(rows[5:])
-        needs = ctx.needs_input_grad[:5]
+            return (*none[:3], *(None,) * len(Inputs._fields), *none[3:])
+        grads = OutputGrads(grad_out, grad_alpha)
+        needs = Needs(*ctx.needs_input_grad[3 : 3 + len(Inputs._fields)])
         if torch.is_grad_enabled():
             # Second derivatives: a forward and a backward that autograd can follow.
-            options = (*ctx.options, 0 if seed is None else seed)
-            outputs = reference.forward(
-                *inputs, by_dst, ctx.num_ids, *options, ctx.return_attention
-            )
-            grads = reference.backward(
-                grad_out, grad_alpha, *inputs, *outputs, by_dst, by_src, *options, needs
-            )
-            return *grads, *rest
-        alpha = None if grad_alpha is None else alpha
-        grads = attention_backward(
-            grad_out,
-            grad_alpha,
-            *(*inputs, out, lse, alpha, by_dst, by_src, *ctx.options, seed, needs, ctx.kernels),
-        )
-        grads = [grad if needed else None for grad, needed in zip(grads, needs, strict=True)]
-        return *grads, *rest
+            arguments = (call.inputs, call.edges, call.options)
+            outputs = reference.forward(*arguments[:2], arguments[2], ctx.return_attention)
+            found = reference.backward(grads, arguments[0], outputs, *arguments[1:], needs)
+        else:
+            alpha = alpha if ctx.return_attention and grad_alpha is not None else None
+            flat = ctx.operators.backward(*grads, *call, out, lse, alpha, needs)
+            found = (grad if need else None for grad, need in zip(flat, needs, strict=True))
+        return (*none[:3], *found, *none[3:])
 
 
-def _attention_autograd(*args):
+def _autograd(operators: Operators, return_attention: bool, widen: bool, call: Call):
     if torch.is_grad_enabled() and any(
-        value is not None and value.requires_grad for value in args[:5]
+        value is not None and value.requires_grad for value in call.inputs
     ):
-        return _Attention.apply(*args)
+        return _Attention.apply(operators, return_attention, widen, *call)
     with torch._C._AutoDispatchBelowAutograd():
-        return attention(*args)
+        return operators.forward(*call, return_attention, widen)
 
 
-_lib.impl("attention", _attention, "CompositeExplicitAutograd")
-_lib.impl("attention", _attention_autograd, "Autograd")
-_lib.impl("attention_backward", _attention_backward, "CompositeExplicitAutograd")
-torch.library.register_fake("gatv2_pyg::attention", _attention_fake, lib=_lib)
-torch.library.register_fake("gatv2_pyg::attention_backward", _attention_backward_fake, lib=_lib)
+def _batched_backward(backward: torch._ops.OpOverload, info, in_dims, *args):
+    """One call for each element of the batch."""
+    results = []
+    for k in range(info.batch_size):
+        single = (
+            value.select(dim, k) if isinstance(dim, int) else value
+            for value, dim in zip(args, in_dims, strict=True)
+        )
+        results.append(backward(*single))
+    stacked = tuple(torch.stack(grads) for grads in zip(*results, strict=True))
+    return stacked, (0,) * len(stacked)
 
-attention = torch.ops.gatv2_pyg.attention.default
-attention_backward = torch.ops.gatv2_pyg.attention_backward.default
+
+def _register(prefix: str, kernels: dict[str, str]) -> Operators:
+    """Defines ``{prefix}attention`` and its backward; ``kernels`` by dispatch key."""
+    forward, backward = f"{prefix}attention", f"{prefix}attention_backward"
+    size = len(Call._fields)
+    _lib.define(
+        f"{forward}({SCHEMA}, bool return_attention, bool widen) "
+        "-> (Tensor out, Tensor exact, Tensor lse, Tensor alpha)"
+    )
+    _lib.define(
+        f"{backward}(Tensor? grad_out, Tensor? grad_alpha, {SCHEMA}, "
+        "Tensor out, Tensor lse, Tensor? alpha, bool[] needs) "
+        "-> (Tensor x_src, Tensor x_dst, Tensor att, Tensor edge_attr, Tensor edge_weight)"
+    )
+    namespace = torch.ops.gatv2_pyg
+    operators = Operators(getattr(namespace, forward).default, getattr(namespace, backward).default)
+
+    def forward_by(name):
+        return lambda *args: _forward(name, *args[size:], Call(*args[:size]))
+
+    def backward_by(name):
+        return lambda *args: _backward(name, *_backward_arguments(*args))
+
+    for key, name in kernels.items():
+        _lib.impl(forward, forward_by(name), key)
+        _lib.impl(backward, backward_by(name), key)
+    _lib.impl(
+        forward,
+        lambda *args: _autograd(operators, *args[size:], Call(*args[:size])),
+        "Autograd",
+    )
+    torch.library.register_fake(
+        f"gatv2_pyg::{forward}",
+        lambda *args: _forward_fake(*args[size:], Call(*args[:size])),
+        lib=_lib,
+    )
+    torch.library.register_fake(
+        f"gatv2_pyg::{backward}",
+        lambda *args: _backward_fake(Needs(*args[-1]), Call(*args[2 : 2 + size])),
+        lib=_lib,
+    )
+    torch.library.register_vmap(
+        f"gatv2_pyg::{backward}", functools.partial(_batched_backward, operators.backward), lib=_lib
+    )
+    return operators
+
+
+def _backward_arguments(grad_out, grad_alpha, *args):
+    *flat, out, lse, alpha, needs = args
+    if len(needs) != len(Needs._fields):
+        raise ValueError(f"Expected 'needs' to have {len(Needs._fields)} elements, got {len(needs)}")
+    return OutputGrads(grad_out, grad_alpha), Outputs(out, lse, alpha), Needs(*needs), Call(*flat)
+
+
+NATIVE = _register("", {"CPU": "cpu", "CUDA": "triton"})
+INTERPRETED = _register("triton_", {"CPU": "triton"})

@@ -79,7 +79,7 @@ def declared() -> Iterator[tuple[str, int]]:
     """Names and sizes of the records, and names and offsets of their fields, as they are here."""
     for record in RECORDS:
         yield record.__name__, ctypes.sizeof(record)
-        for field, _ in record._fields_:
+        for field, *_ in record._fields_:
             yield f"{record.__name__}.{field}", getattr(record, field).offset
 
 

@@ -54,7 +54,7 @@ def _candidates() -> list[Path]:
 
 
 def source_hash(package: Path) -> str | None:
-    """The hash of the C++ sources in a folder, as CMakeLists.txt has it; None where there are none."""
+    """The hash of the C++ sources in a folder, as CMakeLists.txt has it; None without sources."""
     paths = [*package.glob("src/**/*.h"), *package.glob("src/**/*.cpp")]
     if not paths:
         return None

@@ -12,13 +12,9 @@ from torch import Tensor
 
 from gatv2_pyg.kernels.cpu import abi
 from gatv2_pyg.kernels.cpu.library import check_status, library, num_threads
+from gatv2_pyg.kernels.validity import PIECE
 
-PIECE = 512
-"""kPiece of abi.h: rows with more edges than this are cut into pieces of this many edges."""
 _INTEGERS = {torch.int64: 8, torch.int32: 4, torch.int16: 2, torch.int8: 1, torch.uint8: 1}
-_BLOCK_BYTES = 32 << 20
-_LEAST_DEGREE = 6
-_ROW_BYTES, _RECORD_BYTES = 512, 80
 
 
 class Grouped(NamedTuple):
@@ -31,19 +27,6 @@ class Grouped(NamedTuple):
     """Whether every edge stands at the position of its id."""
     bad: tuple[str, int, int] | None
     """``("src" or "dst", position, value)`` of the first index out of range; nothing is grouped."""
-
-
-def source_blocks(num_src: int, num_dst: int, num_edges: int) -> int:
-    """How many ranges of destinations suit a backward pass; a function of the graph alone.
-
-    For each range the pass goes over the edges by destination, which leaves a record of each, and
-    then by source, which gathers the records and the rows of the gradient.  What stays in the
-    caches comes three times as fast as what does not, but each range adds to the sums of all
-    sources: a source must have several edges in it.  Rows are taken as 128 channels of float32,
-    records as those of 8 heads of 16.
-    """
-    blocks = -(-max(_ROW_BYTES * num_dst, _RECORD_BYTES * num_edges) // _BLOCK_BYTES)
-    return max(1, min(blocks, num_edges // (_LEAST_DEGREE * max(num_src, 1))))
 
 
 def _indices(value: Tensor) -> Tensor:
@@ -190,9 +173,7 @@ def transpose(
         out_edge=out_edge.data_ptr(),
     )
     largest, finding = ctypes.c_int64(0), abi.Finding()
-    check_status(
-        library().handle.gatv2_transpose(byref(args), byref(largest), byref(finding))
-    )
+    check_status(library().handle.gatv2_transpose(byref(args), byref(largest), byref(finding)))
     if finding.part:
         raise ValueError(
             f"Expected 'ptr' to rise from 0 to at most {idx.numel()} and 'idx' to lie in "
@@ -203,7 +184,7 @@ def transpose(
 
 
 def piece_tables(ptr: Tensor, num_positions: int) -> tuple[Tensor, Tensor]:
-    """The tables of rows with more than :data:`PIECE` edges, in sizes that depend on E alone.
+    """The tables of long rows, in sizes that depend on E alone.
 
     Args:
         ptr: ``[num_rows + 1]`` where each row's edges begin; rises from 0 to ``num_positions`` at

@@ -10,8 +10,16 @@ from __future__ import annotations
 import functools
 
 import torch
-from torch import Tensor
 
+from gatv2_pyg.kernels.contract import (
+    Edges,
+    InputGrads,
+    Inputs,
+    Needs,
+    Options,
+    OutputGrads,
+    Outputs,
+)
 from gatv2_pyg.kernels.triton.tiles import MAX_CHANNELS
 
 __all__ = ["backward", "forward", "unavailable", "unsupported"]
@@ -34,25 +42,23 @@ def unavailable() -> str | None:
     )
 
 
-def unsupported(x_src: Tensor) -> str | None:
-    """Why these kernels can't run on features like ``x_src [N_src, H, C]``, or None."""
+def unsupported(device: torch.device, dtype: torch.dtype, channels: int) -> str | None:
+    """Why these kernels can't run on features of this kind, or None."""
     reason = unavailable()
     if reason is not None:
         return reason
-    if x_src.dtype not in _DTYPES:
-        return f"the Triton kernels take float32, bfloat16 and float16, not {x_src.dtype}"
-    if x_src.size(2) > MAX_CHANNELS:
-        return (
-            f"the Triton kernels take at most {MAX_CHANNELS} channels a head, not {x_src.size(2)}"
-        )
-    if x_src.device.type == "cuda":
-        return _unsupported_device(x_src.device.index, x_src.dtype)
+    if dtype not in _DTYPES:
+        return f"the Triton kernels take float32, bfloat16 and float16, not {dtype}"
+    if channels > MAX_CHANNELS:
+        return f"the Triton kernels take at most {MAX_CHANNELS} channels a head, not {channels}"
+    if device.type == "cuda":
+        return _unsupported_device(device.index, dtype)
     from gatv2_pyg.kernels.triton.launch import interpreted
 
-    if x_src.device.type == "cpu" and interpreted():
+    if device.type == "cpu" and interpreted():
         return None
     return (
-        f"Triton does not run on {x_src.device.type} tensors (on cpu tensors only if "
+        f"Triton does not run on {device.type} tensors (on cpu tensors only if "
         "TRITON_INTERPRET=1 is set before it is imported)"
     )
 
@@ -71,15 +77,24 @@ def _unsupported_device(index: int, dtype: torch.dtype) -> str | None:
     return None
 
 
-def forward(*args) -> tuple[Tensor, Tensor, Tensor | None]:
-    """:func:`gatv2_pyg.ops.reference.forward` on one device, in float32, bfloat16 or float16."""
+def forward(
+    inputs: Inputs, edges: Edges, options: Options, return_attention: bool
+) -> Outputs:
+    """Equations (1)-(3), on one device, in float32, bfloat16 or float16."""
     from gatv2_pyg.kernels.triton import launch
 
-    return launch.forward(*args)
+    return launch.forward(inputs, edges, options, return_attention)
 
 
-def backward(*args) -> tuple[Tensor | None, ...]:
-    """:func:`gatv2_pyg.ops.reference.backward` on one device, in float32, bfloat16 or float16."""
+def backward(
+    grads: OutputGrads,
+    inputs: Inputs,
+    outputs: Outputs,
+    edges: Edges,
+    options: Options,
+    needs: Needs,
+) -> InputGrads:
+    """Equations (4)-(8), likewise."""
     from gatv2_pyg.kernels.triton import launch
 
-    return launch.backward(*args)
+    return launch.backward(grads, inputs, outputs, edges, options, needs)

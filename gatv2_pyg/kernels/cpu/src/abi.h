@@ -10,7 +10,7 @@ namespace gatv2 {
 constexpr int64_t kAbiVersion = 4;
 
 // Edges of a piece of a long row: rows with more edges are cut.
-constexpr int64_t kPiece = 512;
+constexpr int64_t kPiece = 512;  // as in validity.py
 
 enum Status : int64_t { kOk = 0, kOutOfMemory = 1 };
 enum Dtype : int64_t { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };

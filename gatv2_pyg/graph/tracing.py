@@ -1,0 +1,33 @@
+"""Whether a tensor's values can be read now."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch._C import _get_dispatch_mode, _TorchDispatchModeKey
+
+_PLAIN_DEVICES = ("cpu", "cuda")
+
+
+def values_unknown(tensor: Tensor) -> bool:
+    """Whether a call is being traced, or the tensor is fake, batched or on the meta device.
+
+    Its values are then not to be read, and what was made of it is not to be kept.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or _get_dispatch_mode(_TorchDispatchModeKey.PROXY) is not None
+        or _get_dispatch_mode(_TorchDispatchModeKey.FAKE) is not None
+        or not is_plain(tensor)
+    )
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds memory of its own on the CPU or on CUDA, and nothing wraps it."""
+    return (
+        type(tensor).__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
+        and tensor.device.type in _PLAIN_DEVICES
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and not torch._is_functional_tensor(tensor)
+    )

@@ -1,0 +1,129 @@
+"""Checks of a call: each error names the argument, what was expected, and what came."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gatv2_pyg.kernels.contract import Edges, Inputs, Options, OutputGrads, Outputs
+from gatv2_pyg.kernels.validity import Ends, Extent, require_sound
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check_dropout(dropout: float) -> None:
+    """Raises ValueError unless ``dropout`` is a probability."""
+    if not 0.0 <= dropout <= 1.0:
+        raise ValueError(f"Expected 'dropout' to be between 0 and 1, got {dropout}")
+
+
+def check_inputs(inputs: Inputs, num_src: int, num_dst: int, num_ids: int) -> None:
+    """Raises TypeError or ValueError unless the tensors of a call fit each other and the graph."""
+    x_src = inputs.x_src
+    for name, value in zip(Inputs._fields, inputs, strict=True):
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"Expected '{name}' to be a Tensor, got {type(value).__name__}")
+    if x_src.dim() != 3:
+        raise ValueError(
+            f"Expected 'x_src' to have the shape [N_src, H, C], got {list(x_src.shape)}"
+        )
+    rows, heads, channels = x_src.shape
+    if rows != num_src:
+        raise ValueError(
+            f"Expected 'x_src' to have {num_src} rows, as the graph has source nodes, got {rows}"
+        )
+    _check_tensor("x_src", x_src, (num_src, heads, channels), x_src)
+    _check_tensor("x_dst", inputs.x_dst, (num_dst, heads, channels), x_src)
+    _check_tensor("att", inputs.att, (heads, channels), x_src, same_dtype=False)
+    edge_attr, edge_weight = inputs.edge_attr, inputs.edge_weight
+    if (edge_attr is None) != (edge_weight is None):
+        given, missing = (
+            ("edge_attr", "edge_weight") if edge_weight is None else ("edge_weight", "edge_attr")
+        )
+        raise ValueError(f"Expected '{missing}' to be given with '{given}', got None")
+    if edge_attr is not None and edge_weight is not None:
+        _check_tensor("edge_attr", edge_attr, (num_ids, None), x_src)
+        shape = (heads * channels, edge_attr.size(1))
+        _check_tensor("edge_weight", edge_weight, shape, x_src, same_dtype=False)
+
+
+def _check_tensor(
+    name: str, value: Tensor, shape: tuple[int | None, ...], x_src: Tensor, same_dtype: bool = True
+) -> None:
+    if value.dim() != len(shape) or any(
+        want is not None and size != want for size, want in zip(value.shape, shape, strict=True)
+    ):
+        want = ", ".join("*" if size is None else str(size) for size in shape)
+        raise ValueError(f"Expected '{name}' to have the shape [{want}], got {list(value.shape)}")
+    if value.device != x_src.device:
+        raise ValueError(
+            f"Expected '{name}' to be on {x_src.device}, as 'x_src', got {value.device}"
+        )
+    if value.layout != torch.strided:
+        raise TypeError(f"Expected '{name}' to be a dense Tensor, got one in {value.layout}")
+    if value.dtype not in DTYPES:
+        raise TypeError(f"Expected '{name}' to have a floating dtype, got {value.dtype}")
+    if same_dtype and value.dtype != x_src.dtype:
+        raise TypeError(
+            f"Expected '{name}' to have the dtype {x_src.dtype}, as 'x_src', got {value.dtype}"
+        )
+
+
+def check_call(inputs: Inputs, edges: Edges, options: Options, acc: torch.dtype) -> None:
+    """The checks of an operator: nothing a caller passes makes a kernel leave its tensors.
+
+    Raises:
+        TypeError: a tensor has the wrong dtype.
+        ValueError: a tensor has the wrong shape, device or values, or a number is out of range.
+    """
+    by_dst = edges.by_dst
+    num_src, num_dst = inputs.x_src.size(0), by_dst.ptr.numel() - 1
+    check_dropout(options.dropout)
+    if edges.num_ids < 0:
+        raise ValueError(f"Expected 'num_ids' to be 0 or more, got {edges.num_ids}")
+    check_inputs(inputs, num_src, num_dst, edges.num_ids)
+    for name in ("att", "edge_weight"):
+        weight = getattr(inputs, name)
+        if weight is not None and weight.dtype != acc:
+            raise TypeError(f"Expected '{name}' to have the dtype {acc}, got {weight.dtype}")
+    device = inputs.x_src.device
+    if by_dst.ptr.device != device:
+        raise ValueError(f"Expected 'by_dst_ptr' to be on {device}, got {by_dst.ptr.device}")
+    require_sound("by_dst", by_dst, Extent(num_dst, num_src, edges.num_ids, num_src))
+
+
+def check_sources(inputs: Inputs, edges: Edges) -> None:
+    """Likewise for the edges by source, which backward needs for the gradient of ``x_src``."""
+    by_src, num_src = edges.by_src, inputs.x_src.size(0)
+    if by_src is None:
+        raise ValueError("Expected 'by_src' for the gradient of 'x_src', got None")
+    num_rows, num_dst = by_src.ptr.numel() - 1, edges.by_dst.ptr.numel() - 1
+    blocks = num_rows // num_src if num_src else 1
+    if num_rows != blocks * num_src or (num_src and blocks < 1):
+        raise ValueError(
+            f"Expected 'by_src_ptr' to have a multiple of {num_src} elements and one more, got "
+            f"{by_src.ptr.numel()}"
+        )
+    extent = Extent(num_rows, num_dst, edges.by_dst.idx.numel(), num_src)
+    require_sound("by_src", by_src, extent, Ends(*edges.by_dst[:2]))
+
+
+def check_results(
+    inputs: Inputs, grads: OutputGrads, outputs: Outputs, num_ids: int, acc: torch.dtype
+) -> None:
+    """Likewise for what a forward pass returned, and its gradients."""
+    num_dst, heads, channels = inputs.x_dst.shape
+    row, edge = (num_dst, heads, channels), (num_ids, heads)
+    if (grads.alpha is None) != (outputs.alpha is None):
+        raise ValueError("Expected 'alpha' to be given with 'grad_alpha', and only then")
+    for name, value, shape in (
+        ("grad_out", grads.out, row),
+        ("grad_alpha", grads.alpha, edge),
+        ("out", outputs.out, row),
+        ("lse", outputs.lse, row[:2]),
+        ("alpha", outputs.alpha, edge),
+    ):
+        if value is not None:
+            _check_tensor(name, value, shape, inputs.x_src, same_dtype=False)
+            if value.dtype != acc and name in ("out", "lse", "alpha"):
+                raise TypeError(f"Expected '{name}' to have the dtype {acc}, got {value.dtype}")
