@@ -122,3 +122,13 @@ def transpose(
     largest = c_int64(0)
     check_status(library().handle.gatv2_transpose(args, byref(largest)))
     return out_ptr, out_idx, out_edge, largest.value
+
+
+def content_hash(parts: list[Tensor]) -> int:
+    """A hash of the contents of index tensors."""
+    import hashlib
+
+    h = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        h.update(part.contiguous().numpy().tobytes())
+    return int.from_bytes(h.digest(), "little")
