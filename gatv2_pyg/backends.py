@@ -193,7 +193,8 @@ def _warn_of_missing_kernels() -> None:
     reason = _unavailable("cpu")
     if reason is not None:
         warnings.warn(
-            f"gatv2_pyg runs without its compiled CPU kernels, slower and with more memory: {reason}",
+            "gatv2_pyg runs without its compiled CPU kernels, slower and with more memory: "
+            f"{reason}",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -19,7 +19,7 @@ from torch_geometric.utils.sparse import set_sparse_value
 from gatv2_pyg import inputs
 from gatv2_pyg.backends import Backend, check_backend_name, requested_backend, select_backend
 from gatv2_pyg.functional import attend
-from gatv2_pyg.graph import adjacency
+from gatv2_pyg.graph import Graph, adjacency
 from gatv2_pyg.graph.neighbours import Neighbours
 from gatv2_pyg.kernels.contract import Inputs
 from gatv2_pyg.ops.checks import check_dropout
@@ -51,8 +51,8 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         (\mathbf{W}_l \mathbf{x}_j + \mathbf{W}_r \mathbf{x}_i + \mathbf{W}_e \mathbf{e}_{ij})
         \right)
 
-    A :class:`torch_geometric.nn.GATv2Conv`: constructor, ``forward``, parameters, ``state_dict`` and
-    results are the same, and no ``[E, H, C]`` tensor is built.
+    A :class:`torch_geometric.nn.GATv2Conv`: constructor, ``forward``, parameters, ``state_dict``
+    and results are the same, and no ``[E, H, C]`` tensor is built.
 
     The layer takes PyG's message passing (:meth:`edge_update`, :meth:`message`) whenever fusing
     would change what a user sees: under ``explain``, with a message-passing hook, in a subclass
@@ -161,9 +161,9 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
 
         wanted = bool(return_attention_weights)
         if graph is None:
-            out, alpha = self._pass_messages(neighbours, x_l, x_r)
+            out, attention = self._pass_messages(neighbours, x_l, x_r)
         else:
-            out, alpha = self._attend(backend, graph, neighbours, x_l, x_r, wanted)
+            out, attention = self._attend(backend, graph, neighbours, x_l, x_r, wanted)
 
         saved = out
         out = out.flatten(1) if self.concat else out.mean(dim=1)
@@ -174,7 +174,7 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         elif res is None and self.concat and saved.requires_grad:
             # Backward needs what attention returned; the caller may change what is returned here.
             out = out.clone()
-        return (out, _with_attention(neighbours.adjacency, alpha)) if wanted else out
+        return (out, _returned(*attention)) if wanted else out
 
     def backend_for(
         self, x: Tensor | PairTensor, edge_index: Adj, edge_attr: OptTensor = None
@@ -289,14 +289,20 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         )
 
     def _attend(
-        self, backend: Backend, graph, neighbours: Neighbours, x_l: Tensor, x_r: Tensor, wanted: bool
-    ) -> tuple[Tensor, Tensor | None]:
+        self,
+        backend: Backend,
+        graph: Graph,
+        neighbours: Neighbours,
+        x_l: Tensor,
+        x_r: Tensor,
+        wanted: bool,
+    ) -> tuple[Tensor, tuple[Adj, Tensor] | None]:
         """Attention over the grouped edges, without ``[E, H, C]`` where it is fused."""
         num_src = x_l.size(0)
         if self.flow == "target_to_source":
             # PyG's message passing returns a row for each row of x[0] then.
             x_r = x_r[: graph.num_dst]
-        edge_attr, edge_weight = neighbours.features, None
+        edge_attr, edge_weight = neighbours.features(), None
         if edge_attr is not None:
             edge_attr = edge_attr.unsqueeze(1) if edge_attr.dim() == 1 else edge_attr
             if inputs.is_lazy(self.lin_edge):
@@ -313,23 +319,25 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         )
         if self.flow == "target_to_source" and graph.num_dst < num_src:
             out = F.pad(out, (0, 0, 0, 0, 0, num_src - graph.num_dst))
-        if alpha is not None and not graph.complete and neighbours.ids is not None:
-            alpha = alpha[neighbours.ids]
-        return out, alpha
+        if alpha is None:
+            return out, None
+        ids = None if graph.complete else neighbours.ids()
+        return out, (neighbours.with_self_loops(), alpha if ids is None else alpha[ids])
 
     def _pass_messages(
         self, neighbours: Neighbours, x_l: Tensor, x_r: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, tuple[Adj, Tensor]]:
         """Attention by PyG's message passing, step by step."""
-        edge_attr = neighbours.edge_attr
-        if edge_attr is not None and neighbours.ids is not None:
-            edge_attr = neighbours.features[neighbours.ids]
-        index = adjacency.as_int64(neighbours.adjacency)
-        with _with_edge_ids(neighbours.ids):
+        edge_attr, ids = neighbours.edge_attr, neighbours.ids()
+        if edge_attr is not None and ids is not None:
+            edge_attr = neighbours.features()[ids]
+        adj = neighbours.with_self_loops()
+        index = adjacency.as_int64(adj)
+        with _with_edge_ids(ids):
             # edge_updater_type: (x: PairTensor, edge_attr: OptTensor)
             alpha = self.edge_updater(index, x=(x_l, x_r), edge_attr=edge_attr)
         # propagate_type: (x: PairTensor, alpha: Tensor)
-        return self.propagate(index, x=(x_l, x_r), alpha=alpha), alpha
+        return self.propagate(index, x=(x_l, x_r), alpha=alpha), (adj, alpha)
 
 
 @contextlib.contextmanager
@@ -342,7 +350,7 @@ def _with_edge_ids(ids: Tensor | None) -> Iterator[None]:
         _edge_ids.value = before
 
 
-def _with_attention(adj: Adj, alpha: Tensor):
+def _returned(adj: Adj, alpha: Tensor):
     if isinstance(adj, SparseTensor):
         return adj.set_value(alpha, layout="coo")
     return (set_sparse_value(adj, alpha) if is_torch_sparse_tensor(adj) else adj), alpha

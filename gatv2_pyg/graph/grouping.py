@@ -10,6 +10,7 @@ import importlib
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from gatv2_pyg.kernels.validity import PIECE
 
@@ -24,8 +25,9 @@ class EdgeIndexError(IndexError, ValueError):
 
 
 def index_dtype(*sizes: int) -> torch.dtype:
-    """int32 while every index and count fits, int64 beyond."""
-    return torch.int32 if all(size < 2**31 for size in sizes) else torch.int64
+    """int32 where every index and count is known to fit, else int64."""
+    fits = all(statically_known_true(size < 2**31) for size in sizes)
+    return torch.int32 if fits else torch.int64
 
 
 def cpu_kernels():
@@ -74,9 +76,8 @@ def group_by_dst(
         loop = torch.arange(min(num_src, num_dst), dtype=src.dtype, device=src.device)
         key = torch.cat([torch.where(src == dst, num_dst, dst), loop])
         src = torch.cat([src, loop])
-    dtype = index_dtype(num_src, num_dst, key.numel())
     ptr, order = _sort_rows(key, num_dst)
-    return ptr.to(dtype), src[order].to(dtype), order.to(dtype)
+    return ptr, src[order].long(), order
 
 
 def transpose(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import torch
@@ -60,7 +59,7 @@ class Neighbours:
 
     def _group(self) -> Graph:
         if is_sparse(self.edge_index):
-            return _graph_of_matrix(self.adjacency, self.num_src, self.num_dst)
+            return _graph_of_matrix(self.with_self_loops(), self.num_src, self.num_dst)
         return Graph.from_edge_index(
             plain(self.edge_index),
             self.num_src,
@@ -69,8 +68,7 @@ class Neighbours:
             flow=self.flow,
         )
 
-    @functools.cached_property
-    def adjacency(self) -> Adj:
+    def with_self_loops(self) -> Adj:
         """The adjacency with its self-loops replaced, as PyG does it."""
         if not self.self_loops:
             return self.edge_index
@@ -79,9 +77,8 @@ class Neighbours:
         kept, _ = remove_self_loops(self.edge_index)
         return add_self_loops(kept, num_nodes=self.num_nodes)[0]
 
-    @functools.cached_property
     def ids(self) -> Tensor | None:
-        """``[E']`` ids of the edges of :attr:`adjacency`; None where an id is a position."""
+        """``[E']`` ids of the edges of :meth:`with_self_loops`; None where an id is a position."""
         if not self.self_loops or is_sparse(self.edge_index):
             return None
         row, col = plain(self.edge_index)
@@ -89,12 +86,11 @@ class Neighbours:
         loops = torch.arange(self.num_nodes, device=row.device) + row.numel()
         return torch.cat([kept, loops])
 
-    @functools.cached_property
     def features(self) -> Tensor | None:
         """Features by edge id: those passed, and below them those of the added self-loops."""
         if self.edge_attr is None:
             if is_sparse(self.edge_index) and adjacency.has_features(self.edge_index):
-                return adjacency.features_of(self.adjacency)
+                return adjacency.features_of(self.with_self_loops())
             return None
         if not self.self_loops:
             return self.edge_attr

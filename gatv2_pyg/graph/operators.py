@@ -18,7 +18,7 @@ _RESULT = "(Tensor ptr, Tensor idx, Tensor edge, Tensor pieces, Tensor cuts, Ten
 _lib = torch.library.Library("gatv2_pyg", "FRAGMENT")
 _lib.define(
     "group_by_dst(Tensor edge_index, SymInt num_src, SymInt num_dst, bool add_self_loops, "
-    f"bool sources_first) -> {_RESULT}"
+    f"bool sources_first, bool wide) -> {_RESULT}"
 )
 _lib.define(f"group_by_src(Tensor ptr, Tensor idx, SymInt num_src, SymInt num_ids) -> {_RESULT}")
 
@@ -48,15 +48,15 @@ def trim(rows: Rows, facts: Facts) -> Rows:
     )
 
 
-def _group_by_dst_cpu(edge_index, num_src, num_dst, add_self_loops, sources_first):
+def _group_by_dst_cpu(edge_index, num_src, num_dst, add_self_loops, sources_first, wide):
     src, dst = _ends(edge_index, num_src, num_dst, sources_first)
     num_ids = src.numel() + (min(num_src, num_dst) if add_self_loops else 0)
     kernels = grouping.cpu_kernels()
     if kernels is None:
         grouping.check_range("source", src, num_src)
         grouping.check_range("destination", dst, num_dst)
-        return _sorted_by_dst(src, dst, num_src, num_dst, num_ids, add_self_loops)
-    dtype = grouping.index_dtype(num_src, num_dst, num_ids)
+        return _sorted_by_dst(src, dst, num_src, num_dst, num_ids, add_self_loops, wide)
+    dtype = torch.int64 if wide else torch.int32
     ptr, idx, edge, seen = kernels.group_by_dst(src, dst, num_src, num_dst, add_self_loops, dtype)
     if seen.bad is not None:
         end, position, value = seen.bad
@@ -67,12 +67,12 @@ def _group_by_dst_cpu(edge_index, num_src, num_dst, add_self_loops, sources_firs
     return _by_dst_result(rows, num_src, num_dst, num_ids, identity)
 
 
-def _group_by_dst_cuda(edge_index, num_src, num_dst, add_self_loops, sources_first):
+def _group_by_dst_cuda(edge_index, num_src, num_dst, add_self_loops, sources_first, wide):
     src, dst = _ends(edge_index, num_src, num_dst, sources_first)
     for index, size in ((src, num_src), (dst, num_dst)):
         torch._assert_async(((index >= 0) & (index < size)).all(), "'edge_index' points to no node")
     num_ids = src.numel() + (min(num_src, num_dst) if add_self_loops else 0)
-    return _sorted_by_dst(src, dst, num_src, num_dst, num_ids, add_self_loops)
+    return _sorted_by_dst(src, dst, num_src, num_dst, num_ids, add_self_loops, wide)
 
 
 def _ends(edge_index, num_src, num_dst, sources_first) -> tuple[Tensor, Tensor]:
@@ -82,8 +82,9 @@ def _ends(edge_index, num_src, num_dst, sources_first) -> tuple[Tensor, Tensor]:
     return (row, col) if sources_first else (col, row)
 
 
-def _sorted_by_dst(src, dst, num_src, num_dst, num_ids, add_self_loops):
-    ptr, idx, edge = grouping.group_by_dst(src, dst, num_src, num_dst, add_self_loops)
+def _sorted_by_dst(src, dst, num_src, num_dst, num_ids, add_self_loops, wide):
+    by_dst = grouping.group_by_dst(src, dst, num_src, num_dst, add_self_loops)
+    ptr, idx, edge = (part.to(torch.int64 if wide else torch.int32) for part in by_dst)
     identity = (edge == torch.arange(num_ids, device=edge.device)).all()
     rows = Rows(ptr, idx, edge, *grouping.cut_rows(ptr, num_ids))
     return _by_dst_result(rows, num_src, num_dst, num_ids, identity)
@@ -100,9 +101,7 @@ def _group_by_src(ptr, idx, num_src, num_ids):
         *by_src, max_degree = kernels.transpose(ptr, idx, num_src, blocks)
         tables = grouping.cut_rows(by_src[0], idx.numel(), max_degree)
     rows = Rows(*by_src, *tables)
-    mark_sound(
-        rows, Extent(blocks * num_src, num_dst, idx.numel(), num_src), Ends(ptr, idx)
-    )
+    mark_sound(rows, Extent(blocks * num_src, num_dst, idx.numel(), num_src), Ends(ptr, idx))
     return *rows, _facts(rows, torch.tensor(False, device=ptr.device))
 
 
@@ -119,15 +118,16 @@ def _facts(rows: Rows, identity: Tensor) -> Tensor:
 def _fake(like: Tensor, dtype: torch.dtype, num_rows, num_positions) -> tuple[Tensor, ...]:
     num_cuts, num_pieces = grouping.table_bounds(num_positions)
     shapes = (num_rows + 1,), (num_positions,), (num_positions,), (num_pieces, 3), (num_cuts, 3)
-    return *(like.new_empty(shape, dtype=dtype) for shape in shapes), like.new_empty(4, dtype=torch.int64)
+    return *(like.new_empty(shape, dtype=dtype) for shape in shapes), like.new_empty(
+        4, dtype=torch.int64
+    )
 
 
-def _group_by_dst_fake(edge_index, num_src, num_dst, add_self_loops, sources_first):
+def _group_by_dst_fake(edge_index, num_src, num_dst, add_self_loops, sources_first, wide):
     num_ids = edge_index.size(1)
     if add_self_loops:
         num_ids = num_ids + torch.sym_min(num_src, num_dst)
-    dtype = grouping.index_dtype(num_src, num_dst, num_ids)
-    return _fake(edge_index, dtype, num_dst, num_ids)
+    return _fake(edge_index, torch.int64 if wide else torch.int32, num_dst, num_ids)
 
 
 def _group_by_src_fake(ptr, idx, num_src, num_ids):
@@ -140,7 +140,9 @@ def check_edge_index(edge_index: Tensor) -> None:
     if not isinstance(edge_index, Tensor):
         raise TypeError(f"Expected 'edge_index' to be a Tensor, got {type(edge_index).__name__}")
     if edge_index.layout != torch.strided:
-        raise TypeError(f"Expected 'edge_index' to be a dense Tensor, got one in {edge_index.layout}")
+        raise TypeError(
+            f"Expected 'edge_index' to be a dense Tensor, got one in {edge_index.layout}"
+        )
     if edge_index.dtype not in INDEX_DTYPES:
         raise TypeError(
             f"Expected 'edge_index' to hold integers (torch.int64), got {edge_index.dtype}"

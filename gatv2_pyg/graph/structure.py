@@ -27,15 +27,15 @@ class Graph:
     gradient by source features was asked for.
     """
 
-    def __init__(self) -> None:
-        raise TypeError("Expected a graph to be made by Graph.from_edge_index or Graph.from_csc")
-
     _by_dst: Rows
     _by_src: Rows | None
     _num_src: int
     _num_dst: int
     _num_ids: int
     _complete: bool | None
+
+    def __init__(self) -> None:
+        raise TypeError("Expected a graph to be made by Graph.from_edge_index or Graph.from_csc")
 
     @classmethod
     def _of(
@@ -88,19 +88,17 @@ class Graph:
         num_ids = edge_index.size(1)
         if add_self_loops:
             num_ids = num_ids + torch.sym_min(num_src, num_dst)
+        wide = grouping.index_dtype(num_src, num_dst, num_ids) == torch.int64
+        arguments = (edge_index, num_src, num_dst, add_self_loops, sources_first, wide)
         if values_unknown(edge_index):
-            *rows, _ = operators.group_by_dst(
-                edge_index, num_src, num_dst, add_self_loops, sources_first
-            )
+            *rows, _ = operators.group_by_dst(*arguments)
             return cls._of(Rows(*rows), num_src, num_dst, num_ids, None if add_self_loops else True)
         if edge_index.device.type != "cpu":
             row, col = edge_index.unbind(0)
             grouping.check_range("source", row if sources_first else col, num_src)
             grouping.check_range("destination", col if sources_first else row, num_dst)
         with torch.inference_mode(False):
-            *rows, facts = operators.group_by_dst(
-                edge_index, num_src, num_dst, add_self_loops, sources_first
-            )
+            *rows, facts = operators.group_by_dst(*arguments)
             facts = operators.Facts(*facts.tolist())
             by_dst = operators.trim(Rows(*rows), facts)
         mark_sound(by_dst, Extent(num_dst, num_src, num_ids, num_src))
@@ -141,7 +139,9 @@ class Graph:
                 _check_ptr(ptr, num_ids)
             ptr, idx = ptr.to(dtype, copy=True), idx.to(dtype, copy=True)
             edge = ptr.new_empty(0) if eid is None else eid.to(dtype, copy=True)
-            rows = Rows(*(part.contiguous() for part in (ptr, idx, edge)), *grouping.cut_rows(ptr, num_ids))
+            rows = Rows(
+                *(part.contiguous() for part in (ptr, idx, edge)), *grouping.cut_rows(ptr, num_ids)
+            )
         if known:
             require_sound("by_dst", rows, Extent(num_dst, num_src, num_ids, num_src))
         return cls._of(rows, num_src, num_dst, num_ids, complete=True)

@@ -86,7 +86,9 @@ def _check_form(name: str, rows: Rows, num_rows: int) -> None:
     for field, part in zip(Rows._fields, rows, strict=True):
         where = f"'{name}_{field}'"
         if part.dtype not in (torch.int32, torch.int64) or part.dtype != ptr.dtype:
-            raise TypeError(f"Expected {where} to be int32 or int64 as all of them, got {part.dtype}")
+            raise TypeError(
+                f"Expected {where} to be int32 or int64 as all of them, got {part.dtype}"
+            )
         if part.device != ptr.device:
             raise ValueError(f"Expected {where} to be on {ptr.device}, got {part.device}")
         if part.layout != torch.strided or not part.is_contiguous():

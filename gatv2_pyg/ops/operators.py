@@ -16,7 +16,6 @@ from torch import Tensor
 
 from gatv2_pyg.kernels.contract import (
     Edges,
-    InputGrads,
     Inputs,
     Needs,
     Options,
@@ -238,7 +237,9 @@ def _register(prefix: str, kernels: dict[str, str]) -> Operators:
 def _backward_arguments(grad_out, grad_alpha, *args):
     *flat, out, lse, alpha, needs = args
     if len(needs) != len(Needs._fields):
-        raise ValueError(f"Expected 'needs' to have {len(Needs._fields)} elements, got {len(needs)}")
+        raise ValueError(
+            f"Expected 'needs' to have {len(Needs._fields)} elements, got {len(needs)}"
+        )
     return OutputGrads(grad_out, grad_alpha), Outputs(out, lse, alpha), Needs(*needs), Call(*flat)
 
 

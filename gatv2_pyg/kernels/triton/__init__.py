@@ -77,9 +77,7 @@ def _unsupported_device(index: int, dtype: torch.dtype) -> str | None:
     return None
 
 
-def forward(
-    inputs: Inputs, edges: Edges, options: Options, return_attention: bool
-) -> Outputs:
+def forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bool) -> Outputs:
     """Equations (1)-(3), on one device, in float32, bfloat16 or float16."""
     from gatv2_pyg.kernels.triton import launch
 

@@ -1,12 +1,11 @@
 """Allocates, chooses grids and launches.  Nothing here waits for the device.
 
-The arguments are those of :mod:`gatv2_pyg.ops.reference`; all tensors are contiguous.
+The arguments are those of :mod:`gatv2_pyg.kernels.contract`; all tensors are contiguous.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +14,16 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
+from gatv2_pyg.kernels.contract import (
+    Edges,
+    InputGrads,
+    Inputs,
+    Needs,
+    Options,
+    OutputGrads,
+    Outputs,
+    Rows,
+)
 from gatv2_pyg.kernels.triton.backward_dst import backward_dst_kernel, row_dot_kernel
 from gatv2_pyg.kernels.triton.backward_src import backward_src_kernel
 from gatv2_pyg.kernels.triton.forward_dst import attention_kernel, forward_dst_kernel
@@ -55,7 +64,7 @@ class _Rows(NamedTuple):
     tile: Tile
 
     @classmethod
-    def of(cls, rows: Sequence[Tensor], x: Tensor) -> _Rows:
+    def of(cls, rows: Rows, x: Tensor) -> _Rows:
         ptr, idx, edge, pieces, cuts = rows
         tile = tile_of(x.size(1), x.size(2), ptr.numel() - 1, idx.numel(), budget)
         return cls(ptr, idx, edge if edge.numel() else None, pieces, cuts, tile)
@@ -96,9 +105,10 @@ def _run(kernel, grid: tuple[int, ...], device: torch.device, **args: Any) -> No
         kernel[grid](**args, enable_fp_fusion=True)
 
 
-def _dropout_args(dropout: float, seed: int) -> dict[str, Any]:
+def _dropout_args(options: Options) -> dict[str, Any]:
+    dropout = options.dropout
     return {
-        "seed": seed,
+        "seed": int(options.seed),
         "threshold": min(int(dropout * 2**32), 2**32 - 1),
         "scale": 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0,
         "DROPOUT": dropout > 0.0,
@@ -138,29 +148,18 @@ def _merge(
     )
 
 
-def forward(
-    x_src: Tensor,
-    x_dst: Tensor,
-    att: Tensor,
-    edge_attr: Tensor | None,
-    edge_weight: Tensor | None,
-    by_dst: Sequence[Tensor],
-    num_ids: int,
-    negative_slope: float,
-    dropout: float,
-    seed: int,
-    return_attention: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bool) -> Outputs:
     """Equations (1)-(3)."""
+    x_src, x_dst, att, edge_attr, edge_weight = inputs
     heads, channels = att.shape
-    rows = _Rows.of(by_dst, x_src)
-    out = torch.empty_like(x_dst, dtype=_written_dtype(x_dst))
+    rows = _Rows.of(edges.by_dst, x_src)
+    out = torch.empty_like(x_dst, dtype=torch.float32)
     lse = att.new_empty(x_dst.size(0), heads)
     # Ids that stand for no edge keep the zero.
-    alpha = att.new_zeros(num_ids, heads) if return_attention else None
+    alpha = att.new_zeros(edges.num_ids, heads) if return_attention else None
     piece_out = rows.piece_buffer(heads, channels)
     piece_lse = rows.piece_buffer(heads)
-    dropout_args = _dropout_args(dropout, seed)
+    dropout_args = _dropout_args(options)
     _run(
         forward_dst_kernel,
         rows.grid,
@@ -175,7 +174,7 @@ def forward(
         piece_out=piece_out,
         piece_lse=piece_lse,
         scores=alpha,
-        negative_slope=negative_slope,
+        negative_slope=options.negative_slope,
         H=heads,
         C=channels,
         **rows.args,
@@ -201,55 +200,49 @@ def forward(
             **rows.args,
             **dropout_args,
         )
-    return out.to(x_dst.dtype), lse, alpha
+    return Outputs(out, lse, alpha)
 
 
 def backward(
-    grad_out: Tensor | None,
-    grad_alpha: Tensor | None,
-    x_src: Tensor,
-    x_dst: Tensor,
-    att: Tensor,
-    edge_attr: Tensor | None,
-    edge_weight: Tensor | None,
-    out: Tensor,
-    lse: Tensor,
-    alpha: Tensor | None,
-    by_dst: Sequence[Tensor],
-    by_src: Sequence[Tensor],
-    negative_slope: float,
-    dropout: float,
-    seed: int,
-    needs: Sequence[bool],
-) -> tuple[Tensor | None, ...]:
+    grads: OutputGrads,
+    inputs: Inputs,
+    outputs: Outputs,
+    edges: Edges,
+    options: Options,
+    needs: Needs,
+) -> InputGrads:
     """Equations (4)-(8)."""
+    x_src, x_dst, att, edge_attr, edge_weight = inputs
+    grad_out = grads.out
     if grad_out is None:
-        grad_out = torch.zeros_like(out)
-    rows = _Rows.of(by_dst, x_src)
-    delta = _row_dot(rows, grad_out, out, grad_alpha, alpha)
+        grad_out = torch.zeros_like(x_dst)
+    rows = _Rows.of(edges.by_dst, x_src)
+    delta = _row_dot(rows, grad_out, outputs.out, grads.alpha, outputs.alpha)
     args = {
         "grad_out": grad_out,
-        "grad_alpha": grad_alpha,
+        "grad_alpha": grads.alpha,
         "x_src": x_src,
         "x_dst": x_dst,
         "att": att,
-        "lse": lse,
+        "lse": outputs.lse,
         "delta": delta,
-        "negative_slope": negative_slope,
+        "negative_slope": options.negative_slope,
         "eid": rows.edge,
         "H": att.size(0),
         "C": att.size(1),
         **_edge_args(edge_attr, edge_weight),
-        **_dropout_args(dropout, seed),
+        **_dropout_args(options),
     }
-    d_x_src = _backward_src(_Rows.of(by_src, x_src), args) if needs[0] else None
+    d_x_src = None
+    if needs.x_src and edges.by_src is not None:
+        d_x_src = _backward_src(_Rows.of(edges.by_src, x_src), args)
     d_x_dst = d_att = d_edge_attr = d_edge_weight = None
     if any(needs[1:]):
         d_x_dst, d_att, d_edge_attr, d_edge_weight = _backward_dst(rows, args, needs)
     if edge_attr is not None and edge_weight is not None and edge_attr.size(1) == 0:
-        d_edge_attr = torch.zeros_like(edge_attr) if needs[3] else None
-        d_edge_weight = torch.zeros_like(edge_weight) if needs[4] else None
-    return d_x_src, d_x_dst, d_att, d_edge_attr, d_edge_weight
+        d_edge_attr = torch.zeros_like(edge_attr) if needs.edge_attr else None
+        d_edge_weight = torch.zeros_like(edge_weight) if needs.edge_weight else None
+    return InputGrads(d_x_src, d_x_dst, d_att, d_edge_attr, d_edge_weight)
 
 
 def _row_dot(
@@ -279,25 +272,23 @@ def _row_dot(
     return delta
 
 
-def _backward_dst(
-    rows: _Rows, args: dict[str, Any], needs: Sequence[bool]
-) -> tuple[Tensor | None, ...]:
+def _backward_dst(rows: _Rows, args: dict[str, Any], needs: Needs) -> tuple[Tensor | None, ...]:
     """(7) and the gradients of the edge features."""
     x_dst, edge_attr = args["x_dst"], args["edge_attr"]
     heads, channels, edge_dim = args["H"], args["C"], args["D"]
     features = heads * channels
-    need_edge_weight = needs[4] and edge_dim > 0
+    need_edge_weight = needs.edge_weight and edge_dim > 0
     partials = partials_of(
         rows.num_groups, rows.idx.numel(), edge_dim * features if need_edge_weight else 0
     )
     sums = {"dtype": torch.float32, "device": x_dst.device}
 
-    d_x_dst = torch.empty_like(x_dst, dtype=_written_dtype(x_dst)) if needs[1] else None
-    piece_d_x_dst = rows.piece_buffer(heads, channels) if needs[1] else None
-    d_att = torch.empty(partials, heads, channels, **sums) if needs[2] else None
+    d_x_dst = torch.empty_like(x_dst, dtype=_written_dtype(x_dst)) if needs.x_dst else None
+    piece_d_x_dst = rows.piece_buffer(heads, channels) if needs.x_dst else None
+    d_att = torch.empty(partials, heads, channels, **sums) if needs.att else None
     d_edge_attr = d_edge_weight = None
     groups = rows.tile.head_groups
-    if needs[3] and edge_dim:
+    if needs.edge_attr and edge_dim:
         # Ids that stand for no edge keep the zero.
         dtype = _written_dtype(edge_attr) if groups == 1 else torch.float32
         shape = (groups, *edge_attr.shape)

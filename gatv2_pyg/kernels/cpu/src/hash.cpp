@@ -25,6 +25,7 @@ uint64_t hash_chunk(const I* p, int64_t n, int64_t stride) {
   int64_t i = 0;
   if (stride == 1) {
     for (; i + kLanes <= n; i += kLanes)
+#pragma GCC unroll 8
       for (int k = 0; k < kLanes; ++k) lane[k] = step(lane[k], (uint64_t)(int64_t)p[i + k], kOdd);
   }
   for (; i < n; ++i)
