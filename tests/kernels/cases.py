@@ -9,10 +9,17 @@ import torch
 from torch import Tensor
 
 from gatv2_pyg.graph import grouping
-from gatv2_pyg.graph.grouping import Rows
+from gatv2_pyg.kernels.contract import (
+    Edges,
+    InputGrads,
+    Inputs,
+    Needs,
+    Options,
+    OutputGrads,
+    Outputs,
+    Rows,
+)
 from gatv2_pyg.ops import reference
-
-GRADIENTS = ("x_src", "x_dst", "att", "edge_attr", "edge_weight")
 
 
 class Problem(NamedTuple):
@@ -31,6 +38,31 @@ class Problem(NamedTuple):
     negative_slope: float
     dropout: float
     seed: int
+
+    @property
+    def inputs(self) -> Inputs:
+        return Inputs(self.x_src, self.x_dst, self.att, self.edge_attr, self.edge_weight)
+
+    @property
+    def edges(self) -> Edges:
+        return Edges(self.by_dst, self.by_src, self.num_ids)
+
+    @property
+    def options(self) -> Options:
+        return Options(self.negative_slope, self.dropout, self.seed)
+
+    @property
+    def grads(self) -> OutputGrads:
+        return OutputGrads(self.grad_out, self.grad_alpha)
+
+    def forward(self, kernels) -> Outputs:
+        """The call's outputs; coefficients where they have a gradient."""
+        return kernels.forward(self.inputs, self.edges, self.options, self.grad_alpha is not None)
+
+    def backward(self, kernels, outputs: Outputs, needs: Needs | None = None) -> InputGrads:
+        """The call's gradients, all of them unless ``needs`` says otherwise."""
+        needs = needs or Needs(*(value is not None for value in self.inputs))
+        return kernels.backward(self.grads, self.inputs, outputs, self.edges, self.options, needs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +104,12 @@ def rows_of(src: Tensor, dst: Tensor, case: Case) -> tuple[Rows, Rows]:
     by_dst = grouping.group_by_dst(src, dst, case.num_src, case.num_dst, case.self_loops)
     by_src = grouping.transpose(*by_dst[:2], case.num_src, case.blocks)
     return tuple(
-        Rows(*(part.to(case.index_dtype) for part in (*rows, *grouping.cut_rows(rows[0]))))
+        Rows(
+            *(
+                part.to(case.index_dtype)
+                for part in (*rows, *grouping.cut_rows(rows[0], rows[1].numel()))
+            )
+        )
         for rows in (by_dst, by_src)
     )
 
@@ -134,17 +171,10 @@ def cast(problem: Problem, dtype: torch.dtype, device: str = "cpu") -> Problem:
 
 def run(kernels, problem: Problem) -> dict[str, Tensor]:
     """Outputs and all gradients of a call, by name."""
-    p = problem
-    inputs = (p.x_src, p.x_dst, p.att, p.edge_attr, p.edge_weight)
-    options = (p.negative_slope, p.dropout, p.seed)
-    returns_alpha = p.grad_alpha is not None
-    out, lse, alpha = kernels.forward(*inputs, p.by_dst, p.num_ids, *options, returns_alpha)
-    needs = tuple(value is not None for value in inputs)
-    grads = kernels.backward(
-        p.grad_out, p.grad_alpha, *inputs, out, lse, alpha, p.by_dst, p.by_src, *options, needs
-    )
-    results = {"out": out, "lse": lse, "alpha": alpha}
-    results |= {f"grad {name}": grad for name, grad in zip(GRADIENTS, grads, strict=True)}
+    outputs = problem.forward(kernels)
+    grads = problem.backward(kernels, outputs)
+    results = outputs._asdict()
+    results |= {f"grad {name}": grad for name, grad in grads._asdict().items()}
     return {name: value for name, value in results.items() if value is not None}
 
 

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from gatv2_pyg.graph import grouping
-from gatv2_pyg.ops import reference
+from gatv2_pyg.kernels.contract import Edges, Inputs, Options, Rows
+from gatv2_pyg.ops import dropout, reference
 from tests.kernels.cases import Case, assert_within_budget, build, cast, exact, rows_of, run
 
 cpu = importlib.import_module("gatv2_pyg.kernels.cpu")
@@ -99,22 +100,6 @@ def test_sums_of_a_source_do_not_depend_on_how_often_they_are_put_down():
     case = Case(num_src=50, num_dst=50, num_edges=0, self_loops=True)
     one = run(cpu, problem(case))
     assert_same(run(cpu, problem(dataclasses.replace(case, blocks=7))), one)
-
-
-@needs_library
-def test_blocks_where_rows_or_records_exceed_the_caches():
-    def blocks(num_src, num_dst, num_edges, heads=8, channels=16, dtype=torch.float32):
-        x_src = torch.empty(num_src, heads, channels, dtype=dtype, device="meta")
-        return cpu.source_blocks(x_src, num_dst, num_edges)
-
-    assert blocks(50_000, 50_000, 1_000_000) == 3, "80 bytes an edge in ranges of 32 MiB"
-    assert blocks(50_000, 50_000, 1_000_000, 1, 128) == 1, "24 bytes an edge, 512 a destination"
-    assert blocks(50_000, 200_000, 1_000_000, 1, 128) == 3, "at least 6 edges to a source"
-    assert blocks(20_000, 100_000, 1_000_000, 1, 128) == 2, "512 bytes a destination"
-    assert blocks(11_758, 11_758, 400_000) == 1
-    assert blocks(11_758, 11_758, 400_000, dtype=torch.float64) == 2
-    assert blocks(10**6, 10**6, 10**6) == 1
-    assert blocks(0, 10**6, 0) == 1
 
 
 @needs_library
@@ -326,9 +311,11 @@ def test_equal_scores_of_a_long_row_average_exactly():
     n = 100_000
     x_src = torch.randn(n, 1, 16)
     ptr = torch.tensor([0, n], dtype=torch.int32)
-    rows = (ptr, torch.arange(n, dtype=torch.int32), ptr.new_empty(0), *grouping.cut_rows(ptr))
+    order = torch.arange(n, dtype=torch.int32)
+    rows = Rows(ptr, order, ptr.new_empty(0), *grouping.cut_rows(ptr, n))
     zero = torch.zeros(1, 1, 16)
-    out, lse, alpha = cpu.forward(x_src, zero, zero[0], None, None, rows, n, 0.2, 0.0, 0, True)
+    inputs = Inputs(x_src, zero, zero[0], None, None)
+    out, lse, alpha = cpu.forward(inputs, Edges(rows, None, n), Options(0.2, 0.0, 0), True)
     mean = x_src.double().mean(0, keepdim=True)
     torch.testing.assert_close(out.double(), mean, rtol=0, atol=1e-8)
     assert torch.equal(alpha, torch.full((n, 1), 1 / n))
@@ -380,19 +367,21 @@ def test_counting_sorts(num_edges, num_src, num_dst, self_loops, in_dtype, out_d
     for count in (1, 3):
         threads(count)
         for s, d in zip(layouts(src, in_dtype), layouts(dst, in_dtype), strict=True):
-            *got, degree, bad = cpu.group_by_dst(s, d, num_src, num_dst, self_loops, out_dtype)
-            assert bad is None
-            assert degree == max([*want[0].diff().tolist(), 0])
+            *got, seen = cpu.group_by_dst(s, d, num_src, num_dst, self_loops, out_dtype)
+            assert seen.bad is None
+            assert seen.num_edges == want[1].numel()
+            assert seen.max_degree == max([*want[0].diff().tolist(), 0])
+            got[1:] = (part[: seen.num_edges] for part in got[1:])
             for blocks, want_src in want_srcs.items():
                 *got_src, src_degree = cpu.transpose(*got[:2], num_src, blocks)
                 assert src_degree == max([*want_src[0].diff().tolist(), 0])
                 for mine, theirs in zip(got_src, want_src, strict=True):
                     assert mine.dtype == out_dtype
                     assert torch.equal(mine.long(), theirs.long())
-            if got[2].numel() == 0:
-                got[2] = torch.arange(got[1].numel(), dtype=out_dtype)
-            expected = want[2] if want[2].numel() else torch.arange(want[1].numel())
-            for mine, theirs in zip(got, (*want[:2], expected), strict=True):
+            assert seen.identity == torch.equal(
+                got[2], torch.arange(got[2].numel(), dtype=out_dtype)
+            )
+            for mine, theirs in zip(got, want, strict=True):
                 assert mine.dtype == out_dtype
                 assert mine.is_contiguous()
                 assert torch.equal(mine.long(), theirs.long())
@@ -401,12 +390,12 @@ def test_counting_sorts(num_edges, num_src, num_dst, self_loops, in_dtype, out_d
 @needs_library
 def test_edges_in_order_need_no_ids():
     src, dst = torch.tensor([2, 0, 1, 1]), torch.tensor([0, 0, 1, 3])
-    _, idx, eid, degree, _ = cpu.group_by_dst(src, dst, 3, 4, False, torch.int32)
-    assert eid.numel() == 0
+    _, idx, _, seen = cpu.group_by_dst(src, dst, 3, 4, False, torch.int32)
     assert idx.tolist() == [2, 0, 1, 1]
-    assert degree == 2
-    _, _, eid, _, _ = cpu.group_by_dst(src, dst, 3, 4, True, torch.int32)
-    assert eid.tolist() == [0, 4, 5, 6, 3]
+    assert (seen.num_edges, seen.max_degree, seen.identity) == (4, 2, True)
+    _, _, edge, seen = cpu.group_by_dst(src, dst, 3, 4, True, torch.int32)
+    assert edge[: seen.num_edges].tolist() == [0, 4, 5, 6, 3]
+    assert not seen.identity
 
 
 @needs_library
@@ -419,8 +408,8 @@ def test_the_first_bad_index_is_named(end, value, dtype, count, threads):
     dst = torch.randint(60, (100_000,), dtype=dtype)
     for position in (99_999, 70_001, 123):
         (src if end == "src" else dst)[position] = value
-        got = cpu.group_by_dst(src, dst, 50, 60, True, torch.int32)
-        assert got == (None, None, None, 0, (end, position, value))
+        *_, seen = cpu.group_by_dst(src, dst, 50, 60, True, torch.int32)
+        assert seen.bad == (end, position, value)
 
 
 # Random123's known answers for philox4x32-10: counter, key, result.
@@ -449,7 +438,7 @@ def test_philox_known_answers(counter, key, want, isa):
     words = (c_uint32 * 6)(*counter, *key)
     handle.gatv2_philox(words, c_int64(isa))
     assert tuple(words[:4]) == want
-    assert tuple(int(word) for word in reference.philox(counter, key)) == want
+    assert tuple(int(word) for word in dropout.philox(counter, key)) == want
 
 
 @needs_library
@@ -467,7 +456,7 @@ def test_dropout_of_huge_ids(heads, isa):
     where = c_void_p(keep.data_ptr()), c_void_p(ids.data_ptr())
     sizes = c_int64(ids.numel()), c_int64(heads)
     handle.gatv2_dropout(*where, *sizes, c_double(0.3), c_int64(seed), c_int64(isa))
-    want = reference.dropout_scale(ids, heads, 0.3, seed, torch.float32)
+    want = dropout.dropout_scale(ids, heads, 0.3, seed, torch.float32)
     torch.testing.assert_close(keep, want)
 
 

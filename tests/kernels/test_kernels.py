@@ -7,8 +7,9 @@ import itertools
 import pytest
 import torch
 
+from gatv2_pyg.kernels.contract import Needs
 from gatv2_pyg.ops import reference
-from tests.kernels.cases import GRADIENTS, Case, assert_within_budget, build, cast, run
+from tests.kernels.cases import Case, assert_within_budget, build, cast, run
 
 SHAPES = list(itertools.product((1, 3, 8), (1, 7, 16, 20, 64, 130)))
 OPTIONS = [
@@ -94,31 +95,23 @@ def test_extreme_logits(kernels, scale):
 def test_single_gradients(kernels, wanted):
     """A gradient asked for alone is the one that comes with all the others."""
     p = cast(build(Case(edge_dim=5, dropout=0.3)), torch.float32, device_of(kernels))
-    inputs = (p.x_src, p.x_dst, p.att, p.edge_attr, p.edge_weight)
-    options = (p.negative_slope, p.dropout, p.seed)
-    out, lse, alpha = kernels.forward(*inputs, p.by_dst, p.num_ids, *options, False)
-    assert alpha is None
-    needs = tuple(index == wanted for index in range(5))
-    by_src = p.by_src if needs[0] else ()
-    grads = kernels.backward(
-        p.grad_out, None, *inputs, out, lse, None, p.by_dst, by_src, *options, needs
-    )
+    outputs = p.forward(kernels)
+    assert outputs.alpha is None
+    needs = Needs(*(index == wanted for index in range(5)))
+    p = p if needs.x_src else p._replace(by_src=None)
+    grads = p.backward(kernels, outputs, needs)
     assert [grad is not None for grad in grads] == list(needs)
-    torch.testing.assert_close(grads[wanted], run(kernels, p)[f"grad {GRADIENTS[wanted]}"])
+    p = cast(build(Case(edge_dim=5, dropout=0.3)), torch.float32, device_of(kernels))
+    name = Needs._fields[wanted]
+    torch.testing.assert_close(grads[wanted], run(kernels, p)[f"grad {name}"])
 
 
 def test_gradient_of_attention_alone(kernels):
     p = cast(build(Case(grad_alpha=True, dropout=0.3)), torch.float32, device_of(kernels))
     zero = run(kernels, p._replace(grad_out=torch.zeros_like(p.grad_out)))
-    inputs = (p.x_src, p.x_dst, p.att, None, None)
-    options = (p.negative_slope, p.dropout, p.seed)
-    out, lse, alpha = kernels.forward(*inputs, p.by_dst, p.num_ids, *options, True)
-    needs = (True, True, True, False, False)
-    grads = kernels.backward(
-        None, p.grad_alpha, *inputs, out, lse, alpha, p.by_dst, p.by_src, *options, needs
-    )
-    for name, grad in zip(GRADIENTS[:3], grads[:3], strict=True):
-        torch.testing.assert_close(grad, zero[f"grad {name}"])
+    grads = p._replace(grad_out=None).backward(kernels, p.forward(kernels))
+    for name in ("x_src", "x_dst", "att"):
+        torch.testing.assert_close(getattr(grads, name), zero[f"grad {name}"])
 
 
 @pytest.mark.parametrize("case", [OPTIONS[0], OPTIONS[10], OPTIONS[17]], ids=str)
@@ -145,10 +138,8 @@ def test_the_dropout_mask_is_the_reference_mask(kernels):
 @pytest.mark.parametrize("case", OPTIONS[:20], ids=str)
 def test_reference_backward_is_the_gradient_of_its_forward(case):
     p = build(case)
-    inputs = [p.x_src, p.x_dst, p.att, p.edge_attr, p.edge_weight]
-    leaves = [None if value is None else value.requires_grad_() for value in inputs]
-    options = (p.negative_slope, p.dropout, p.seed, p.grad_alpha is not None)
-    out, _, alpha = reference.forward(*leaves, p.by_dst, p.num_ids, *options)
+    leaves = [None if value is None else value.requires_grad_() for value in p.inputs]
+    out, _, alpha = p.forward(reference)
     loss = (out * p.grad_out).sum()
     if alpha is not None:
         loss = loss + (alpha * p.grad_alpha).sum()
