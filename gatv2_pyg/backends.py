@@ -136,10 +136,7 @@ def _scatter_refusal(device: torch.device) -> str | None:
         return "torch_scatter's operators can't be traced by torch.compile"
     if device.type not in ("cpu", "cuda"):
         return f"torch_scatter has no operators for {device.type} tensors"
-    reason = _missing("torch_scatter")
-    if reason is None and device.type == "cuda" and torch.ops.torch_scatter.cuda_version() == -1:
-        return "torch_scatter was built without CUDA"
-    return reason
+    return _missing("torch_scatter") or _without_cuda(device.type)
 
 
 def _kernels_of(name: str, device: torch.device) -> str | None:
@@ -162,6 +159,13 @@ def _missing(module: str) -> str | None:
         importlib.import_module(module)
     except (ImportError, OSError) as error:
         return f"{module} can't be imported ({error})"
+    return None
+
+
+@torch.compiler.assume_constant_result
+def _without_cuda(device_type: str) -> str | None:
+    if device_type == "cuda" and torch.ops.torch_scatter.cuda_version() == -1:
+        return "torch_scatter was built without CUDA"
     return None
 
 

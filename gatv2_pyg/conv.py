@@ -28,6 +28,10 @@ from gatv2_pyg.ops.reference import accumulation_dtype
 from gatv2_pyg.passing import why_message_passing
 
 
+OWN_STATE = {"backend": "auto", "_warned_of_missing_edge_attr": False}
+"""What an instance has beyond one of PyG's class, with its defaults."""
+
+
 class _EdgeIds(threading.local):
     """The ids of the edges that message passing runs over, for the dropout mask."""
 
@@ -223,9 +227,7 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         return x_j * alpha.unsqueeze(-1)
 
     def __setstate__(self, data):
-        data.setdefault("backend", "auto")
-        data.setdefault("_warned_of_missing_edge_attr", False)
-        super().__setstate__(data)
+        super().__setstate__(OWN_STATE | data)
 
     def _check(self, x, edge_index: Adj, edge_attr: OptTensor) -> tuple[Tensor, Tensor]:
         check_dropout(self.dropout)

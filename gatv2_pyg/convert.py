@@ -12,7 +12,7 @@ import torch_geometric.nn
 from torch.nn.utils import parametrize
 from torch_geometric.nn import MessagePassing
 
-from gatv2_pyg.conv import GATv2Conv
+from gatv2_pyg.conv import OWN_STATE, GATv2Conv
 
 __all__ = ["to_pyg", "use_gatv2"]
 
@@ -87,20 +87,17 @@ def _swap(
     make: Callable[[], MessagePassing],
 ) -> Model:
     if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"'model' must be a torch.nn.Module, not {type(model).__name__}")
+        raise TypeError(f"Expected 'model' to be a torch.nn.Module, got {type(model).__name__}")
     with torch.device("meta"):
-        make()  # refuse bad arguments before anything is changed
-        defaults = set(vars(old(1, 1)))
+        template = make()  # refuses bad arguments before anything is changed
 
     found = False
     for name, module in model.named_modules():
         layer = _layer_class(module)
         if layer is old:
-            with torch.device("meta"):
-                template = make()
-            _change_class(module, old, new, template, defaults)
+            _change_class(module, old, new, template)
             _logger.info("swapped %r: %s -> %s", name, old.__module__, new.__module__)
-        elif isinstance(module, old):
+        elif layer is not new and isinstance(module, torch_geometric.nn.GATv2Conv):
             _logger.info("left %r alone: %s is a subclass", name, type(module).__qualname__)
         found = found or layer in (old, new)
     if not found:
@@ -119,27 +116,20 @@ def _layer_class(module: torch.nn.Module) -> type:
 
 
 def _change_class(
-    module: Any,
-    old: type[MessagePassing],
-    new: type[MessagePassing],
-    template: MessagePassing,
-    defaults: set[str],
+    module: Any, old: type[MessagePassing], new: type[MessagePassing], template: MessagePassing
 ) -> None:
-    """Make a layer of class `old` one of class `new`.
+    """Make a layer of class `old` one of class `new`, of which `template` is a fresh one.
 
-    `template` is a fresh layer of class `new`, `defaults` names what a fresh one of class `old`
-    has. Parameters, buffers, submodules, hooks and settings stay in the instance untouched. What
-    depends on the class is replaced: attributes that only one of the two classes has, the
-    inspected signatures, and `propagate` where explaining or decomposition bound the class's own.
+    Parameters, buffers, submodules, hooks and settings stay in the instance untouched. What depends
+    on the class is replaced: what only one of the two classes has, the inspected signatures, and
+    `propagate` where explaining or decomposition bound the class's own.
     """
     explain, decomposed_layers = module.explain, module.decomposed_layers
     state = vars(module)
-    for name in defaults:
-        if not hasattr(template, name):
-            state.pop(name, None)
-    for name, value in vars(template).items():
-        if not hasattr(module, name):
-            state[name] = value
+    for name in OWN_STATE:
+        state.pop(name, None)
+        if name in vars(template):
+            state[name] = vars(template)[name]
     for name in ("inspector", "_user_args", "_fused_user_args", "_edge_user_args"):
         state[name] = vars(template)[name]
 

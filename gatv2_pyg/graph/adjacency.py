@@ -18,7 +18,7 @@ from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, to_edge_ind
 from gatv2_pyg.graph import grouping
 from gatv2_pyg.graph.cache import cached
 from gatv2_pyg.graph.operators import check_edge_index
-from gatv2_pyg.graph.tracing import values_unknown
+from gatv2_pyg.graph.tracing import reading_values, values_unknown
 
 
 def check_adjacency(edge_index: Adj, flow: str, device: torch.device) -> None:
@@ -41,9 +41,10 @@ def check_indices(edge_index: Adj, num_src: int, num_dst: int, flow: str) -> Non
     """Raises EdgeIndexError unless every edge joins two nodes; checked once a tensor."""
 
     def check() -> bool:
-        src, dst = endpoints(edge_index, flow)
-        grouping.check_range("source", src, num_src)
-        grouping.check_range("destination", dst, num_dst)
+        with reading_values():
+            src, dst = endpoints(edge_index, flow)
+            grouping.check_range("source", src, num_src)
+            grouping.check_range("destination", dst, num_dst)
         return True
 
     if is_sparse(edge_index):

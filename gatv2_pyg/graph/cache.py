@@ -12,7 +12,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from torch_geometric import EdgeIndex
 
 from gatv2_pyg.graph import grouping
-from gatv2_pyg.graph.tracing import values_unknown
+from gatv2_pyg.graph.tracing import reading_values, values_unknown
 
 Value = TypeVar("Value")
 
@@ -52,8 +52,7 @@ def cached(key: Tensor, flags: Hashable, build: Callable[[], Value]) -> Value:
     """What ``build`` made of ``key`` under ``flags``, from the cache where that is still true."""
     if not _enabled:
         return build()
-    parts = _index_parts(key)
-    state = None if parts is None else _state(key.shape, parts)
+    state = _state(key)
     if state is None:
         return build()
     with _lock:
@@ -69,34 +68,37 @@ def cached(key: Tensor, flags: Hashable, build: Callable[[], Value]) -> Value:
     return value
 
 
-def _index_parts(key: Tensor) -> list[Tensor] | None:
-    """The one-dimensional tensors that hold the indices; None where they can't be read."""
-    if isinstance(key, EdgeIndex):
-        key = key.as_tensor()
-    if values_unknown(key):
-        return None
-    if key.layout == torch.strided:
-        return list(key.unbind(0))
-    if key.layout == torch.sparse_csr:
-        return [key.crow_indices(), key.col_indices()]
-    if key.layout == torch.sparse_csc:
-        return [key.ccol_indices(), key.row_indices()]
-    if key.layout == torch.sparse_coo:
-        return list(key._indices().unbind(0))
-    return None
-
-
-def _state(shape: torch.Size, parts: list[Tensor]) -> Hashable | None:
+def _state(key: Tensor) -> Hashable | None:
     """What must be the same for a cached value to be true of a tensor; None: keep nothing."""
-    if parts[0].device.type == "cpu":
-        kernels = grouping.cpu_kernels()
-        return None if kernels is None else (shape, kernels.content_hash(parts))
-    if any(part.is_inference() for part in parts):
+    indices = key.as_tensor() if isinstance(key, EdgeIndex) else key
+    if values_unknown(indices):
         return None
-    state = tuple((part._version, part.data_ptr(), part.stride()) for part in parts)
-    if _check_content:
-        state += tuple(_weighted_sum(part) for part in parts)
-    return shape, state
+    with reading_values():
+        parts = _index_parts(indices)
+        if parts is None:
+            return None
+        if indices.device.type == "cpu":
+            kernels = grouping.cpu_kernels()
+            return None if kernels is None else (key.shape, kernels.content_hash(parts))
+        if any(part.is_inference() for part in parts):
+            return None
+        state = tuple((part._version, part.data_ptr(), part.stride()) for part in parts)
+        if _check_content:
+            state += tuple(_weighted_sum(part) for part in parts)
+        return key.shape, state
+
+
+def _index_parts(indices: Tensor) -> list[Tensor] | None:
+    """The one-dimensional tensors that hold the indices."""
+    if indices.layout == torch.strided:
+        return list(indices.unbind(0))
+    if indices.layout == torch.sparse_csr:
+        return [indices.crow_indices(), indices.col_indices()]
+    if indices.layout == torch.sparse_csc:
+        return [indices.ccol_indices(), indices.row_indices()]
+    if indices.layout == torch.sparse_coo:
+        return list(indices._indices().unbind(0))
+    return None
 
 
 def _weighted_sum(part: Tensor) -> int:

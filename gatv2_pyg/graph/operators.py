@@ -62,6 +62,7 @@ def _group_by_dst_cpu(edge_index, num_src, num_dst, add_self_loops, sources_firs
         end, position, value = seen.bad
         name, size = ("source", num_src) if end == "src" else ("destination", num_dst)
         raise grouping.out_of_range(name, size, position, value)
+    _clear_from(seen.num_edges, idx, edge)
     rows = Rows(ptr, idx, edge, *grouping.cut_rows(ptr, num_ids, seen.max_degree))
     identity = torch.tensor(seen.identity, device="cpu")
     return _by_dst_result(rows, num_src, num_dst, num_ids, identity)
@@ -99,6 +100,7 @@ def _group_by_src(ptr, idx, num_src, num_ids):
         tables = grouping.cut_rows(by_src[0], idx.numel())
     else:
         *by_src, max_degree = kernels.transpose(ptr, idx, num_src, blocks)
+        _clear_from(int(ptr[-1]), *by_src[1:])
         tables = grouping.cut_rows(by_src[0], idx.numel(), max_degree)
     rows = Rows(*by_src, *tables)
     mark_sound(rows, Extent(blocks * num_src, num_dst, idx.numel(), num_src), Ends(ptr, idx))
@@ -108,6 +110,13 @@ def _group_by_src(ptr, idx, num_src, num_ids):
 def _by_dst_result(rows: Rows, num_src: int, num_dst: int, num_ids: int, identity: Tensor):
     mark_sound(rows, Extent(num_dst, num_src, num_ids, num_src))
     return *rows, _facts(rows, identity)
+
+
+def _clear_from(position: int, *parts: Tensor) -> None:
+    """What stands beyond the edges must not differ from call to call."""
+    for part in parts:
+        if position < part.numel():
+            part[position:] = 0
 
 
 def _facts(rows: Rows, identity: Tensor) -> Tensor:

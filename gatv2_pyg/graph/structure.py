@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gatv2_pyg.graph import grouping, operators
 from gatv2_pyg.graph.grouping import EdgeIndexError
-from gatv2_pyg.graph.tracing import values_unknown
+from gatv2_pyg.graph.tracing import reading_values, values_unknown
 from gatv2_pyg.kernels.contract import Edges, Rows
 from gatv2_pyg.kernels.validity import Ends, Extent, mark_sound, require_sound
 
@@ -93,15 +93,15 @@ class Graph:
         if values_unknown(edge_index):
             *rows, _ = operators.group_by_dst(*arguments)
             return cls._of(Rows(*rows), num_src, num_dst, num_ids, None if add_self_loops else True)
-        if edge_index.device.type != "cpu":
-            row, col = edge_index.unbind(0)
-            grouping.check_range("source", row if sources_first else col, num_src)
-            grouping.check_range("destination", col if sources_first else row, num_dst)
-        with torch.inference_mode(False):
+        with reading_values():
+            if edge_index.device.type != "cpu":
+                row, col = edge_index.unbind(0)
+                grouping.check_range("source", row if sources_first else col, num_src)
+                grouping.check_range("destination", col if sources_first else row, num_dst)
             *rows, facts = operators.group_by_dst(*arguments)
             facts = operators.Facts(*facts.tolist())
             by_dst = operators.trim(Rows(*rows), facts)
-        mark_sound(by_dst, Extent(num_dst, num_src, num_ids, num_src))
+            mark_sound(by_dst, Extent(num_dst, num_src, num_ids, num_src))
         return cls._of(by_dst, num_src, num_dst, num_ids, complete=facts.num_edges == num_ids)
 
     @classmethod
@@ -132,19 +132,23 @@ class Graph:
                 f"Expected 'eid' to have {num_ids} elements, as 'idx', got {eid.numel()}"
             )
         dtype = grouping.index_dtype(num_src, num_dst, num_ids)
-        known = not values_unknown(idx)
-        with torch.inference_mode(False):
-            if known:
+        if values_unknown(idx):
+            rows = cls._csc_rows(ptr, idx, eid, dtype)
+        else:
+            with reading_values():
                 grouping.check_range("source", idx, num_src)
                 _check_ptr(ptr, num_ids)
-            ptr, idx = ptr.to(dtype, copy=True), idx.to(dtype, copy=True)
-            edge = ptr.new_empty(0) if eid is None else eid.to(dtype, copy=True)
-            rows = Rows(
-                *(part.contiguous() for part in (ptr, idx, edge)), *grouping.cut_rows(ptr, num_ids)
-            )
-        if known:
-            require_sound("by_dst", rows, Extent(num_dst, num_src, num_ids, num_src))
+                rows = cls._csc_rows(ptr, idx, eid, dtype)
+                used = [table[table[:, 0] >= 0] for table in (rows.pieces, rows.cuts)]
+                rows = rows._replace(pieces=used[0], cuts=used[1])
+                require_sound("by_dst", rows, Extent(num_dst, num_src, num_ids, num_src))
         return cls._of(rows, num_src, num_dst, num_ids, complete=True)
+
+    @staticmethod
+    def _csc_rows(ptr: Tensor, idx: Tensor, eid: Tensor | None, dtype: torch.dtype) -> Rows:
+        ptr, idx = ptr.to(dtype, copy=True).contiguous(), idx.to(dtype, copy=True).contiguous()
+        edge = ptr.new_empty(0) if eid is None else eid.to(dtype, copy=True).contiguous()
+        return Rows(ptr, idx, edge, *grouping.cut_rows(ptr, idx.numel()))
 
     @property
     def num_src(self) -> int:
@@ -185,15 +189,15 @@ class Graph:
 
     def _group_by_src(self) -> Rows:
         ptr, idx = self.by_dst.ptr, self.by_dst.idx
-        with torch.inference_mode(False):
+        if values_unknown(idx):
+            *rows, _ = operators.group_by_src(ptr, idx, self.num_src, self.num_ids)
+            return Rows(*rows)
+        with reading_values():
             *rows, facts = operators.group_by_src(ptr, idx, self.num_src, self.num_ids)
-            rows = Rows(*rows)
-            if values_unknown(idx):
-                return rows
-            rows = operators.trim(rows, operators.Facts(*facts.tolist()))
-        extent = Extent(rows.ptr.numel() - 1, self.num_dst, idx.numel(), self.num_src)
-        mark_sound(rows, extent, Ends(ptr, idx))
-        return rows
+            by_src = operators.trim(Rows(*rows), operators.Facts(*facts.tolist()))
+            extent = Extent(by_src.ptr.numel() - 1, self.num_dst, idx.numel(), self.num_src)
+            mark_sound(by_src, extent, Ends(ptr, idx))
+        return by_src
 
     def edges(self, with_sources: bool) -> Edges:
         """The grouped edges as the kernels take them, by source too if ``with_sources``."""

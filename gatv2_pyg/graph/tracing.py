@@ -1,6 +1,9 @@
-"""Whether a tensor's values can be read now."""
+"""Whether a tensor's values can be read now, and how."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -31,3 +34,14 @@ def is_plain(tensor: Tensor) -> bool:
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         and not torch._is_functional_tensor(tensor)
     )
+
+
+@contextlib.contextmanager
+def reading_values() -> Iterator[None]:
+    """For work on plain indices: what it makes is plain too, and outlives the call.
+
+    Within torch.func transforms its tensors would be wrapped, in inference mode they could not be
+    saved for backward later.
+    """
+    with torch._C._DisableFuncTorch(), torch.inference_mode(False), torch.no_grad():
+        yield

@@ -90,15 +90,18 @@ def test_long_rows_are_cut_in_pieces(method):
         assert all(one[2] == two[1] for one, two in itertools.pairwise(pieces))
 
 
-def test_bounded_tables_hold_the_same_cuts():
+def test_tables_are_as_long_as_the_edges_allow():
+    """Their sizes never depend on data, and are never 0 or 1, which tracing would take as given."""
     degrees = torch.tensor([3, PIECE + 1, 0, 4 * PIECE])
     ptr = torch.cat([torch.zeros(1, dtype=torch.int64), degrees.cumsum(0)])
-    pieces, cuts = grouping.cut_rows(ptr)
-    more_pieces, more_cuts = grouping.cut_rows_bounded(ptr, int(ptr[-1]))
-    assert torch.equal(more_pieces[: len(pieces)], pieces)
-    assert torch.equal(more_cuts[: len(cuts)], cuts)
-    assert (more_pieces[len(pieces) :, 0] == -1).all()
-    assert (more_cuts[len(cuts) :, 0] == -1).all()
+    pieces, cuts = grouping.cut_rows(ptr, int(ptr[-1]))
+    assert cuts.tolist() == [[1, 0, 2], [3, 2, 6], *[[-1, 0, 0]] * (len(cuts) - 2)]
+    assert (pieces[:6, 0] >= 0).all()
+    assert (pieces[6:, 0] == -1).all()
+    for num_positions in (0, 1, PIECE, PIECE + 1, 10_000):
+        num_cuts, num_pieces = grouping.table_bounds(num_positions)
+        assert min(num_cuts, num_pieces) >= 2
+        assert num_cuts >= num_positions // (PIECE + 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64])

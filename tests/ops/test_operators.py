@@ -8,21 +8,22 @@ from torch_geometric.nn import GATv2Conv as PyGGATv2Conv
 
 from gatv2_pyg import GATv2Conv, Graph, gatv2_attention
 from gatv2_pyg.backends import refusal
+from gatv2_pyg.kernels.contract import Inputs
 from gatv2_pyg.ops import operators as ops
+from gatv2_pyg.ops.call import Call
 from tests.kernels.cases import Case, build, cast
 
 FUSED = refusal("fused", torch.device("cpu"), torch.float32)
 needs_fused = pytest.mark.skipif(FUSED is not None, reason=f"no fused kernels: {FUSED}")
 
 
-def call(dtype=torch.float32, kernels="cpu", **options):
+def call(dtype=torch.float32, **options):
     """Arguments of the operator for a small problem, whose inputs need gradients."""
     p = cast(build(Case(num_src=9, num_dst=7, num_edges=30, **options)), dtype)
-    inputs = [p.x_src, p.x_dst, p.att, p.edge_attr, p.edge_weight]
-    inputs = [None if value is None else value.requires_grad_() for value in inputs]
-    rows = list(p.by_dst), list(p.by_src)
-    seed = torch.tensor(p.seed) if p.dropout else None
-    return (*inputs, *rows, p.negative_slope, p.dropout, seed, p.num_ids, True, kernels)
+    inputs = Inputs(*(None if value is None else value.requires_grad_() for value in p.inputs))
+    seed = torch.tensor(p.seed) if p.dropout else 0
+    flat = Call.of(inputs, p.edges, p.options._replace(seed=seed))
+    return (*flat, True, False)
 
 
 OPTIONS = [{}, {"edge_dim": 3, "dropout": 0.4, "self_loops": True}]
@@ -37,25 +38,31 @@ def test_opcheck_attention(options):
 @needs_fused
 @pytest.mark.parametrize("options", OPTIONS, ids=["plain", "all"])
 def test_opcheck_backward(options):
-    arguments = call(**options)
-    with torch.no_grad():
-        out, lse, alpha = ops.attention(*arguments)
-    *inputs, by_dst, by_src, slope, dropout, seed, _, _, kernels = arguments
-    inputs = [None if value is None else value.detach() for value in inputs]
+    *flat, _, _ = call(**options)
+    call_ = Call(*(value.detach() if isinstance(value, torch.Tensor) else value for value in flat))
+    out, _, lse, alpha = torch.ops.gatv2_pyg.attention(*call_, True, False)
     grads = torch.randn_like(out), torch.randn_like(alpha)
-    needs = [value is not None for value in inputs]
-    saved = (out, lse, alpha, by_dst, by_src, slope, dropout, seed, needs, kernels)
-    torch.library.opcheck(torch.ops.gatv2_pyg.attention_backward.default, (*grads, *inputs, *saved))
+    needs = [value is not None for value in call_.inputs]
+    torch.library.opcheck(
+        torch.ops.gatv2_pyg.attention_backward.default, (*grads, *call_, out, lse, alpha, needs)
+    )
+
+
+def test_the_schema_has_the_names_of_a_call():
+    for operator, before in ((ops.NATIVE.forward, 0), (ops.NATIVE.backward, 2)):
+        names = [argument.name for argument in operator._schema.arguments]
+        assert tuple(names[before : before + len(Call._fields)]) == Call._fields
 
 
 @pytest.mark.parametrize("loops", [False, True])
 def test_opcheck_grouping(loops):
     index = torch.randint(9, (2, 2000), generator=torch.Generator().manual_seed(0))
     index[1, :1200] = 3
-    arguments = (index[0], index[1], 9, 9, loops)
+    arguments = (index, 9, 9, loops, True, False)
     torch.library.opcheck(torch.ops.gatv2_pyg.group_by_dst.default, arguments)
     rows = torch.ops.gatv2_pyg.group_by_dst(*arguments)
-    torch.library.opcheck(torch.ops.gatv2_pyg.group_by_src.default, (*rows[:2], 9))
+    num_ids = rows[1].numel()
+    torch.library.opcheck(torch.ops.gatv2_pyg.group_by_src.default, (*rows[:2], 9, num_ids))
 
 
 def attention_of(*leaves, backend="auto", loops=True, dropout=0.0):

@@ -1,0 +1,19 @@
+"""The cases, a module for each kind; importing this registers all."""
+
+from . import (  # noqa: F401
+    autograd,
+    bad_inputs,
+    compiling,
+    derivatives,
+    exporting,
+    hooks,
+    indices,
+    inference,
+    inplace,
+    layouts,
+    processes,
+    state,
+    tools,
+    tracing,
+    training,
+)

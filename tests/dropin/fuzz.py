@@ -1,0 +1,161 @@
+"""``python -m tests.dropin.fuzz --examples 100000``: random arguments to the public doors.
+
+Hypothesis draws a description of a call, often a wrong one; a process that may crash carries it
+out and says what came of it: an error of an expected type that names the argument, or a result
+equal to PyG's layer's or to attention written out edge by edge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import collections
+import os
+import pathlib
+import pickle
+import select
+import signal
+import subprocess
+import sys
+import time
+
+from hypothesis import HealthCheck, Phase, given, settings
+
+from .fuzz_calls import calls, carry_out
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_LIMIT = 30.0
+
+
+class Executor:
+    """Carries out described calls in a process that is started anew after a crash."""
+
+    def __init__(self):
+        path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.fuzz", "--execute"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=_ROOT,
+            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        )
+        self._pid = None
+        self._rest = b""
+
+    def __call__(self, call: dict) -> str:
+        """What became of the call, as :func:`carry_out` tells it, or how the process ended."""
+        self._process.stdin.write(base64.b64encode(pickle.dumps(call)) + b"\n")
+        self._process.stdin.flush()
+        deadline = time.monotonic() + _LIMIT
+        while True:
+            line = self._line(deadline)
+            if line is None:
+                if self._pid is not None:
+                    os.kill(self._pid, signal.SIGKILL)
+                self._line(time.monotonic() + _LIMIT)
+                return "hung"
+            if line.startswith("pid "):
+                self._pid = int(line[4:])
+                deadline = time.monotonic() + _LIMIT
+            else:
+                return line
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _line(self, deadline: float) -> str | None:
+        while b"\n" not in self._rest:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._process.stdout], [], [], left)[0]:
+                return None
+            data = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not data:
+                return "crashed: the executor ended"
+            self._rest += data
+        line, self._rest = self._rest.split(b"\n", 1)
+        return line.decode(errors="replace")
+
+
+def _execute() -> None:
+    """Forks a process that carries out calls from the standard input, again when it crashes."""
+    import torch
+
+    torch.set_num_threads(1)
+    while True:
+        pid = os.fork()
+        if pid == 0:
+            os.write(1, f"pid {os.getpid()}\n".encode())
+            _serve()
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        if not os.WIFSIGNALED(status):
+            return
+        name = signal.Signals(os.WTERMSIG(status)).name
+        if name != "SIGKILL":
+            os.write(1, f"crashed with {name}\n".encode())
+        else:
+            os.write(1, b"killed\n")
+
+
+def _serve() -> None:
+    pending = b""
+    while True:
+        data = os.read(0, 1 << 16)
+        if not data:
+            return
+        pending += data
+        if not pending.endswith(b"\n"):
+            continue
+        text = carry_out(pickle.loads(base64.b64decode(pending)))
+        pending = b""
+        os.write(1, (text.replace("\n", " ")[:3000] + "\n").encode())
+
+
+def search(executor: Executor, examples: int, counts: collections.Counter | None = None) -> None:
+    """Tries ``examples`` calls; raises AssertionError with the smallest call that does harm."""
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=examples <= 1000,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink),
+        print_blob=False,
+    )
+    @given(calls())
+    def harmless(call):
+        text = executor(call)
+        if counts is not None:
+            counts[f"{call['door']}: {text.split(':')[0]}"] += 1
+        good = text.startswith(("right", "refused", "both refuse"))
+        assert good, f"{text}\n{call}"
+
+    harmless()
+
+
+def main() -> int:
+    """The long run: says how many calls ended how."""
+    parser = argparse.ArgumentParser(prog="python -m tests.dropin.fuzz", description=__doc__)
+    parser.add_argument("--examples", type=int, default=10_000)
+    parser.add_argument("--execute", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.execute:
+        _execute()
+        return 0
+    executor, counts, start = Executor(), collections.Counter(), time.monotonic()
+    try:
+        search(executor, arguments.examples, counts)
+    finally:
+        executor.close()
+        for name, count in sorted(counts.items()):
+            print(f"{count:8} {name}")
+        print(f"{sum(counts.values()):8} calls in {time.monotonic() - start:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

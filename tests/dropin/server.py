@@ -1,0 +1,95 @@
+"""Imports torch and PyG once, then forks a process for every run it is asked for.
+
+Requests come as lines of JSON on the standard input, answers go as lines to the standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+
+
+def _preload() -> None:
+    import torch._dynamo
+    import torch._inductor.compile_fx
+    import torch.export
+    import torch.testing._internal  # noqa: F401
+
+    from . import cases, child  # noqa: F401
+
+
+def _fork(request: dict) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        log = os.open(request["path"] + ".log", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for target, descriptor in enumerate((nothing, log, log)):
+            os.dup2(descriptor, target)
+        from .child import execute
+
+        execute(request["case"], request["variant"], request["path"])
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _kill(pid: int) -> None:
+    for kill in (os.killpg, os.kill):
+        try:
+            kill(pid, signal.SIGKILL)
+        except OSError:
+            continue
+
+
+def main() -> None:
+    """Serves until the standard input ends."""
+    _preload()
+    running: dict[int, tuple[dict, float]] = {}
+    answer, pending, open_input = os.dup(1), b"", True
+    os.write(answer, b'{"ready": true}\n')
+    while open_input or running:
+        for request in [entry for entry in _reap(running)]:
+            os.write(answer, (json.dumps(request) + "\n").encode())
+        if not open_input:
+            for pid in running:
+                _kill(pid)
+            time.sleep(0.01)
+            continue
+        if not select.select([0], [], [], 0.01)[0]:
+            continue
+        data = os.read(0, 1 << 16)
+        open_input = bool(data)
+        *lines, pending = (pending + data).split(b"\n")
+        for line in lines:
+            request = json.loads(line)
+            running[_fork(request)] = (request, time.monotonic())
+
+
+def _reap(running: dict[int, tuple[dict, float]]):
+    for pid, (request, start) in list(running.items()):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        seconds = time.monotonic() - start
+        if not ended and seconds > request["limit"]:
+            _kill(pid)
+            _, status = os.waitpid(pid, 0)
+            yield running.pop(pid)[0] | {"exit": None, "seconds": seconds}
+        elif ended:
+            _kill(pid)
+            code = os.waitstatus_to_exitcode(status)
+            yield running.pop(pid)[0] | {"exit": code, "seconds": seconds}
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
