@@ -169,8 +169,12 @@ def test_several_python_threads_at_once():
         assert_same(got, want)
 
 
+# Large enough for a parallel region in every pass, where a child that opens one waits for ever.
+FORKED = Case(heads=8, num_edges=40_000, blocks=2)
+
+
 def _child(connection):
-    connection.send({name: value.numpy() for name, value in run(cpu, problem(CASES[0])).items()})
+    connection.send({name: value.numpy() for name, value in run(cpu, problem(FORKED)).items()})
 
 
 @needs_library
@@ -178,7 +182,7 @@ def _child(connection):
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_can_use_them_after_its_parent_has(threads):
     threads(2)
-    want = run(cpu, problem(CASES[0]))
+    want = run(cpu, problem(FORKED))
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe()
     child = context.Process(target=_child, args=(theirs,))
@@ -196,7 +200,7 @@ def test_a_forked_child_can_use_them_after_its_parent_has(threads):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_every_instruction_set(isa, dtype, monkeypatch):
-    if ISAS.index(isa) > cpu.library().handle.gatv2_best_isa():
+    if not cpu.library().handle.gatv2_isas() >> ISAS.index(isa) & 1:
         pytest.skip(f"this machine has no {isa}")
     monkeypatch.setenv("GATV2_PYG_ISA", isa)
     opened = library.open_library()
@@ -433,7 +437,7 @@ PHILOX = [
 @pytest.mark.parametrize("isa", range(3))
 def test_philox_known_answers(counter, key, want, isa):
     handle = cpu.library().handle
-    if isa > handle.gatv2_best_isa():
+    if not handle.gatv2_isas() >> isa & 1:
         pytest.skip(f"this machine has no {ISAS[isa]}")
     words = (c_uint32 * 6)(*counter, *key)
     handle.gatv2_philox(words, c_int64(isa))
@@ -451,16 +455,10 @@ def test_dropout_of_huge_ids(heads, isa):
     keep = torch.full((ids.numel(), heads), float("nan"))
     seed = 2**62 + 12345
     handle = cpu.library().handle
-    if isa > handle.gatv2_best_isa():
+    if not handle.gatv2_isas() >> isa & 1:
         pytest.skip(f"this machine has no {ISAS[isa]}")
     where = c_void_p(keep.data_ptr()), c_void_p(ids.data_ptr())
     sizes = c_int64(ids.numel()), c_int64(heads)
     handle.gatv2_dropout(*where, *sizes, c_double(0.3), c_int64(seed), c_int64(isa))
     want = dropout.dropout_scale(ids, heads, 0.3, seed, torch.float32)
     torch.testing.assert_close(keep, want)
-
-
-@needs_library
-def test_an_allocation_failure_is_a_memory_error():
-    with pytest.raises(MemoryError, match="scratch memory"):
-        library.check_status(1)

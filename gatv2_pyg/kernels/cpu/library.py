@@ -98,16 +98,20 @@ def _find() -> Path:
     )
 
 
-def _choose_isa(best: int) -> int:
+def _choose_isa(isas: int) -> int:
+    """The instruction set asked for, or the best; ``isas`` has a bit for each there is."""
+    there = [number for number in range(len(_ISAS)) if isas >> number & 1]
+    if not there:
+        raise LibraryError("this build has kernels for other processors only")
     asked = os.environ.get("GATV2_PYG_ISA")
     if not asked:
-        return best
+        return there[-1]
     if asked not in _ISAS:
         raise LibraryError(f"GATV2_PYG_ISA must be one of {', '.join(_ISAS)}, got {asked!r}")
-    if _ISAS.index(asked) > best:
+    if _ISAS.index(asked) not in there:
         raise LibraryError(
-            f"GATV2_PYG_ISA asks for {asked}, but the best this processor and this build have is "
-            f"{_ISAS[best]}"
+            f"GATV2_PYG_ISA asks for {asked}, but this processor and this build have "
+            f"{', '.join(_ISAS[number] for number in there)}"
         )
     return _ISAS.index(asked)
 
@@ -141,7 +145,7 @@ def open_library() -> Library:
         handle = ctypes.CDLL(str(path))
     except OSError as error:
         raise LibraryError(f"the C++ kernels could not be loaded: {error}") from error
-    for name in ("gatv2_abi_version", "gatv2_best_isa", "gatv2_has_openmp", "gatv2_field"):
+    for name in ("gatv2_abi_version", "gatv2_isas", "gatv2_has_openmp", "gatv2_field"):
         if not hasattr(handle, name):
             raise LibraryError(f"{path} does not hold the C++ kernels of this version: no {name}")
         getattr(handle, name).restype = ctypes.c_int64
@@ -149,7 +153,7 @@ def open_library() -> Library:
     for name, types in abi.FUNCTIONS.items():
         function = getattr(handle, name)
         function.restype, function.argtypes = ctypes.c_int64, types
-    number = _choose_isa(handle.gatv2_best_isa())
+    number = _choose_isa(handle.gatv2_isas())
     return Library(path, _ISAS[number], number, bool(handle.gatv2_has_openmp()), handle)
 
 

@@ -16,14 +16,42 @@ using namespace gatv2;
         &passes_##isa##_float16                                                 \
   }
 
-#if defined(GATV2_X86)
-const PassTable* const kTables[][4] = {GATV2_TABLES(baseline), GATV2_TABLES(avx2),
-                                       GATV2_TABLES(avx512)};
+// Null where this build lacks an instruction set.
+const PassTable* const kTables[][4] = {
+#if defined(GATV2_HAS_baseline)
+    GATV2_TABLES(baseline),
 #else
-const PassTable* const kTables[][4] = {GATV2_TABLES(baseline)};
+    {},
 #endif
+#if defined(GATV2_HAS_avx2)
+    GATV2_TABLES(avx2),
+#else
+    {},
+#endif
+#if defined(GATV2_HAS_avx512)
+    GATV2_TABLES(avx512),
+#else
+    {},
+#endif
+};
 
 const PassTable& table(const Arguments& args, int64_t isa) { return *kTables[isa][args.dtype]; }
+
+// Instruction sets are numbered 0: baseline, 1: AVX2 with FMA and F16C, 2: AVX-512 F, BW, DQ, VL.
+bool runs(int isa) {
+  if (!kTables[isa][0]) return false;
+  if (isa == 0) return true;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("f16c");
+  if (isa == 1 || !avx2) return avx2;
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#else
+  return false;
+#endif
+}
 
 // The records of abi.h, as the launcher must have them.
 struct Field {
@@ -153,20 +181,9 @@ GATV2_EXPORT int64_t gatv2_field(int64_t record, int64_t field, const char** nam
   return field < 0 ? of.size : of.fields[field].offset;
 }
 
-// Instruction sets are numbered 0: baseline, 1: AVX2 with FMA and F16C, 2: AVX-512 F, BW, DQ, VL.
-// Returns the largest number this build has and this processor runs.
-GATV2_EXPORT int64_t gatv2_best_isa() {
-#if defined(GATV2_X86)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c");
-  if (!avx2) return 0;
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  return avx512 ? 2 : 1;
-#else
-  return 0;
-#endif
+// A bit for each instruction set that this build has and this processor runs.
+GATV2_EXPORT int64_t gatv2_isas() {
+  return (int64_t)runs(0) | (int64_t)runs(1) << 1 | (int64_t)runs(2) << 2;
 }
 
 GATV2_EXPORT int64_t gatv2_has_openmp() {
