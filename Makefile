@@ -2,6 +2,7 @@
 # make test    the tests, likewise (torch_scatter is built from source once: some minutes)
 # make lint    style and types
 # make build   the C++ kernels again, after a change to them
+# make docs    the site, into build/site
 # make sanitize  the kernel tests on a build with address and undefined-behaviour checks
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: bench test lint build sanitize clean
+.PHONY: bench test lint build docs sanitize clean
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -25,6 +26,9 @@ lint: $(VENV)/.dev
 
 build: $(VENV)/.base
 	$(PIP) install --quiet --no-deps --editable .
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 sanitize: $(VENV)/.test
 	bash tests/sanitize/run.sh $(BIN)/python
@@ -50,6 +54,10 @@ $(VENV)/.test: $(VENV)/.bench
 
 $(VENV)/.dev: $(VENV)/.base
 	$(INSTALL) --editable ".[dev]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	$(INSTALL) --editable ".[docs]"
 	touch $@
 
 clean:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
-from .errors import UsageError
+from benchmarks.harness.errors import UsageError
 
 PROGRAM = "python -m benchmarks"
 
@@ -26,18 +27,29 @@ class Entry:
 COMMANDS: dict[str, Entry] = {
     "cora": Entry("cora", "accuracy, time and memory on Cora: GATv2 (ours, PyG's, dense) and GAT"),
     "dictionary-lookup": Entry(
-        "dictionary_lookup", "the task only dynamic attention can solve, for k = 4 ... 20"
+        "studies.dictionary_lookup", "the task only dynamic attention can solve, for k = 4 ... 20"
     ),
-    "citation": Entry("citation", "test accuracy on Cora, CiteSeer and PubMed over many seeds"),
-    "heterophily": Entry("heterophily", "ROC AUC on Tolokers and Minesweeper, ten given splits"),
-    "noise": Entry("noise", "accuracy as random edges are added to the graph"),
-    "attention": Entry("attention", "what attention does: rank agreement, entropy, heat maps"),
-    "speed": Entry("speed", "time against PyG's layers and against the floor, CPU or CUDA"),
-    "memory": Entry("memory", "peak memory of a training step, each layer in a fresh process"),
-    "scaling": Entry("scaling", "time and memory against edges, channels, heads and hubs"),
-    "gpu": Entry("gpu", "one visit to a GPU: kernel tests, speed and memory in a few minutes"),
-    "report": Entry("report", "one self-contained HTML page (and Markdown) of all results found"),
-    "readme": Entry("readme", "fill the marked sections of README.md from the result files"),
+    "citation": Entry(
+        "studies.citation", "test accuracy on Cora, CiteSeer and PubMed over many seeds"
+    ),
+    "heterophily": Entry(
+        "studies.heterophily", "ROC AUC on Tolokers and Minesweeper, ten given splits"
+    ),
+    "noise": Entry("studies.noise", "accuracy as random edges are added to the graph"),
+    "attention": Entry(
+        "studies.attention", "what attention does: rank agreement, entropy, heat maps"
+    ),
+    "speed": Entry("cost.speed", "time against PyG's layers and against the floor, CPU or CUDA"),
+    "memory": Entry("cost.memory", "peak memory of a training step, each layer in a fresh process"),
+    "scaling": Entry("cost.scaling", "time and memory against edges, channels, heads and hubs"),
+    "gpu": Entry("cost.gpu", "one visit to a GPU: kernel tests, speed and memory in a few minutes"),
+    "report": Entry(
+        "harness.reporting.report",
+        "one self-contained HTML page (and Markdown) of all results found",
+    ),
+    "readme": Entry(
+        "harness.reporting.readme", "fill the marked sections of README.md from the result files"
+    ),
 }
 
 # What `python -m benchmarks` alone runs, in order, before the report. Speed comes first: memory the
@@ -56,13 +68,30 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
+# How --help names the rooms the subcommands are in.
+_ROOMS = {
+    "cora": "the main benchmark",
+    "studies": "what dynamic attention buys",
+    "cost": "what the layer costs",
+    "harness": "from the results",
+}
+
+
 def _listing() -> str:
     width = max(map(len, COMMANDS))
-    return "\n".join(f"  {name:<{width}}  {entry.help}" for name, entry in COMMANDS.items())
+    lines = []
+    for room, title in _ROOMS.items():
+        lines.append(f"{title}:")
+        lines += [
+            f"  {name:<{width}}  {entry.help}"
+            for name, entry in COMMANDS.items()
+            if entry.module.split(".")[0] == room
+        ]
+    return "\n".join(lines)
 
 
 def _main_parser() -> argparse.ArgumentParser:
-    from . import options
+    from benchmarks.harness import options
 
     parser = _Parser(
         prog=PROGRAM,
@@ -72,7 +101,7 @@ def _main_parser() -> argparse.ArgumentParser:
             "Benchmarks of gatv2_pyg. Without a subcommand: cora, the quick forms of\n"
             "dictionary-lookup and speed, then the report; about 5 minutes on 2 cores, written to\n"
             "benchmarks/results/local. A subcommand writes to benchmarks/results.\n\n"
-            f"subcommands:\n{_listing()}\n\n"
+            f"{_listing()}\n\n"
             f"`{PROGRAM} SUBCOMMAND --help` shows the options of one."
         ),
     )
@@ -84,8 +113,11 @@ def _main_parser() -> argparse.ArgumentParser:
 
 def _load(name: str) -> ModuleType:
     if name not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        raise UsageError(f"unknown subcommand {name!r}: expected one of {known}")
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise UsageError(
+            f"unknown subcommand {name!r}{hint}: expected one of {', '.join(COMMANDS)}"
+        )
     return importlib.import_module(f"{__package__}.{COMMANDS[name].module}")
 
 
@@ -100,9 +132,9 @@ def run_command(name: str, argv: Sequence[str]) -> None:
     module.add_arguments(parser)
     args = parser.parse_args(list(argv))
 
-    from .session import Session
+    from benchmarks.harness.session import Session
 
-    with Session(name, args, argv) as session:
+    with Session(name, args, argv, tuple(COMMANDS)) as session:
         result = module.run(session, args)
         if result is not None:
             session.finish(result)

@@ -21,18 +21,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import fresh, options, plots, results, statistics, timing
-from .contestants import DENSE, GAT, NO_ATTENTION, OURS, PYG_GATV2, Contestant, resolve_backend
-from .data import Dataset, load_or_stand_in
-from .dense import dense_bias
-from .environment import memory_available
-from .models import TwoLayerGAT
-from .session import Bar, Session
-from .store import Store
-from .training import NodeTask, adam, fit, train_step
+from benchmarks import cora_report
+from benchmarks.cora_report import ALL, SPARSE
+from benchmarks.datasets.data import Dataset, load_or_stand_in
+from benchmarks.harness import options, quantities
+from benchmarks.harness.environment import memory_available
+from benchmarks.harness.measuring import fresh, timing
+from benchmarks.harness.reporting.result import Result
+from benchmarks.harness.session import Bar, Session
+from benchmarks.harness.store import Store
+from benchmarks.layers.build import resolve_backend
+from benchmarks.layers.contestants import DENSE, NO_ATTENTION, OURS, PYG_GATV2, Contestant
+from benchmarks.layers.dense import dense_bias
+from benchmarks.layers.networks import TwoLayerGAT
+from benchmarks.studies.training import NodeTask, adam, fit, train_step
 
-SPARSE = (OURS, PYG_GATV2, GAT)
-ALL = (*SPARSE, DENSE)
 LEARNING_RATE, WEIGHT_DECAY = 0.005, 5e-4
 TOLERANCE = 1e-10
 DENSE_STEPS = 3
@@ -52,16 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-dense", action="store_true", help="leave dense attention out (it needs some 6 GiB)"
     )
-    parser.add_argument(
-        "--rounds",
-        type=options.whole(),
-        metavar="N",
-        help="timed training steps of each layer, in turn (default: 40, quick 10)",
-    )
-    options.add_quick(parser, "1 seed, 30 epochs, 10 timed steps")
-    options.add_run(parser)
-    options.add_data(parser)
-    options.add_backend(parser)
+    options.add_rounds(parser, "40, quick 10")
+    options.add_common(parser, quick="1 seed, 30 epochs, 10 timed steps")
 
 
 def make_model(contestant: Contestant, dataset: Dataset, backend: str) -> TwoLayerGAT:
@@ -89,12 +84,7 @@ def _train(
         lr=LEARNING_RATE,
         weight_decay=WEIGHT_DECAY,
     )
-    return {
-        "val": found.best["val"],
-        "test": found.best["test"],
-        "epoch": found.best_epoch,
-        "epoch_seconds": statistics.median(found.epoch_seconds),
-    }
+    return found.summary()
 
 
 def _disagreement(
@@ -121,7 +111,7 @@ def _stepper(contestant: Contestant, dataset: Dataset, device: str, backend: str
 
 
 def memory_step(contestant: str, data: str | None, device: str, backend: str) -> fresh.Step:
-    """A training step for :func:`benchmarks.fresh.measure`, with Cora loaded."""
+    """A training step for :func:`benchmarks.harness.measuring.fresh.measure`, with Cora loaded."""
     chosen = next(c for c in ALL if c.key == contestant)
     dataset = load_or_stand_in("Cora", data, lambda line: None)
     step = _stepper(chosen, dataset, device, backend)
@@ -165,8 +155,8 @@ class _Run:
         if self.session.device != "cpu" or available is None or available > DENSE_BYTES:
             return True
         self.notes.append(
-            f"Dense attention is left out: it needs {statistics.size(DENSE_BYTES)}, "
-            f"{statistics.size(available)} are free."
+            f"Dense attention is left out: it needs {quantities.size(DENSE_BYTES)}, "
+            f"{quantities.size(available)} are free."
         )
         return False
 
@@ -202,8 +192,14 @@ class _Run:
                 found[contestant.key].append(
                     self.store.unit(
                         self._key("training", contestant, seed=seed, epochs=epochs),
-                        lambda c=contestant, s=seed, e=epochs: _train(
-                            c, self.dataset, self.session.device, self.backend, s, e
+                        functools.partial(
+                            _train,
+                            contestant,
+                            self.dataset,
+                            self.session.device,
+                            self.backend,
+                            seed,
+                            epochs,
                         ),
                     )
                 )
@@ -267,182 +263,29 @@ class _Run:
         return 2 + self.seeds * trained + 1 + len(self.contestants) + self.dense - (not self.dense)
 
 
-def run(session: Session, args: argparse.Namespace) -> results.Result:
+def run(session: Session, args: argparse.Namespace) -> Result:
     job = _Run(session, args)
+    graph = job.dataset.data
+    data: dict[str, Any] = {
+        "graph": {
+            "name": job.dataset.name,
+            "stand_in": job.dataset.stand_in,
+            "nodes": graph.num_nodes,
+            "edges": graph.num_edges,
+        }
+    }
     with session.progress("cora", job.total()) as bar:
-        agreement = job.agreement(bar)
-        trained = job.training(bar)
-        times = job.times(bar, agreement)
-        memory = job.memory(bar)
-    return _result(job, agreement, trained, times, memory)
-
-
-def _relative(value: float | None, ours: float | None) -> str:
-    return statistics.ratio(value / ours) if value and ours else "–"
-
-
-def _result(
-    job: _Run,
-    agreement: dict[str, float],
-    trained: dict[str, list[dict[str, Any]]],
-    times: dict[str, list[float]],
-    memory: dict[str, int | None],
-) -> results.Result:
-    epoch = {key: statistics.median(seconds) for key, seconds in times.items()}
-    test = {key: [unit["test"] for unit in units] for key, units in trained.items()}
-    rows = []
-    for contestant in job.contestants:
-        key = contestant.key
-        seconds, peak = epoch.get(key), memory.get(key)
-        rows.append(
-            [
-                contestant.label,
-                statistics.percent(test[key]) if test[key] else "not trained",
-                statistics.duration(seconds) if seconds else "disagrees, not timed",
-                _relative(seconds, epoch.get(OURS.key)),
-                statistics.size(peak) if peak is not None else "–",
-                _relative(peak, memory.get(OURS.key)),
-            ]
-        )
-    data = job.dataset.data
-    name = job.dataset.label
-    table = results.Table(
-        f"{name}: {data.num_nodes:,} nodes, {data.num_edges:,} edges",
-        ["layer", "test accuracy (%)", "epoch", "to ours", "peak memory of a step", "to ours"],
-        rows,
-        note=_note(job, agreement),
-        highlight=OURS.label,
-    )
-    return results.Result(
-        title=f"{name} in the set-up of the GAT paper",
-        headline=_headline(job, test, epoch, memory),
-        settings={
-            "seeds": list(range(job.seeds)),
-            "epochs": job.epochs,
-            "dense epochs": job.args.dense_epochs or "not trained",
-            "timed steps": job.rounds,
-            "timed dense steps": DENSE_STEPS,
-            "backend": job.backend,
-            "device": job.session.device,
-        },
-        tables=[table],
-        pictures=[_picture(job, test, epoch, memory)],
-        data={
-            "agreement_float64": agreement,
-            "training": trained,
-            "step_seconds": times,
-            "peak_bytes": memory,
-        },
-        notes=[
-            "Cora is small and its 1,433 features wide: with the attention left out, the same "
-            f"network takes {statistics.duration(epoch[NO_ATTENTION.key])} an epoch for its "
-            "dropout and linear maps alone. `speed` measures the attention itself.",
-            *job.notes,
-        ],
-        stand_in=job.dataset.stand_in,
-    )
-
-
-def _note(job: _Run, agreement: dict[str, float]) -> str:
-    worst = max(agreement.values())
-    text = (
-        f"Accuracy: mean ± standard deviation over {statistics.count(job.seeds, 'seed')}. "
-        f"Epoch: median of {job.rounds} training steps, the sparse layers in turn"
-    )
-    text += f" ({DENSE_STEPS} steps of dense attention)" if job.dense else ""
-    text += (
-        ". Memory: highest resident memory of a training step over its loaded inputs, in a fresh "
-        f"process. With PyG's weights the GATv2 layers differ from it by at most {worst:.0e} in "
-        "float64."
-    )
-    return text
-
-
-def _headline(
-    job: _Run,
-    test: dict[str, list[float]],
-    epoch: dict[str, float],
-    memory: dict[str, int | None],
-) -> str:
-    parts = [
-        f"{job.dataset.label}, {statistics.count(job.seeds, 'seed')}: test accuracy "
-        f"{statistics.percent(test[OURS.key])} % with gatv2_pyg, "
-        f"{statistics.percent(test[PYG_GATV2.key])} % with PyG's GATv2Conv, "
-        f"{statistics.percent(test[GAT.key])} % with GAT."
-    ]
-    if OURS.key in epoch:
-        against = epoch[PYG_GATV2.key] / epoch[OURS.key]
-        parts.append(
-            f"An epoch takes {statistics.duration(epoch[OURS.key])}; PyG's GATv2Conv takes "
-            f"{statistics.ratio(against)} as long"
-            + (
-                f", dense attention {statistics.ratio(epoch[DENSE.key] / epoch[OURS.key])}."
-                if DENSE.key in epoch
-                else "."
-            )
-        )
-    return " ".join(parts)
-
-
-def _picture(
-    job: _Run,
-    test: dict[str, list[float]],
-    epoch: dict[str, float],
-    memory: dict[str, int | None],
-) -> results.Picture:
-    with plots.style():
-        figure, (left, middle, right) = plots.panels(3, size=(4.6, 2.9))
-        trained = [c for c in job.contestants if test[c.key]]
-        _draw_accuracy(left, trained, test)
-        left.set_title("Accuracy")
-        timed = [c for c in job.contestants if c.key in epoch]
-        plots.bars(
-            middle,
-            [c.label for c in timed],
-            [1e3 * epoch[c.key] for c in timed],
-            colors=[c.color for c in timed],
-            texts=[statistics.duration(epoch[c.key]) for c in timed],
-            unit="time (ms)",
-        )
-        middle.set_title("Training epoch")
-        peaks = [c for c in job.contestants if memory.get(c.key)]
-        plots.bars(
-            right,
-            [c.label for c in peaks],
-            [(memory[c.key] or 0) / 2**20 for c in peaks],
-            colors=[c.color for c in peaks],
-            texts=[statistics.size(memory[c.key] or 0) for c in peaks],
-            unit="memory (MiB)",
-        )
-        right.set_title("Peak memory of a step")
-        for axes in (middle, right):
-            axes.tick_params(labelleft=len(timed) != len(trained) or len(peaks) != len(timed))
-    return results.Picture(
-        figure,
-        f"{job.dataset.label}: test accuracy (mean over {statistics.count(job.seeds, 'seed')}; "
-        "error bars: standard deviation; the axis is cut), median time of a training "
-        "epoch, and peak memory of a training step.",
-        f"Accuracy, epoch time and memory of {len(job.contestants)} attention layers on "
-        f"{job.dataset.label}",
-    )
-
-
-def _draw_accuracy(axes: Any, contestants: list[Contestant], test: dict[str, list[float]]) -> None:
-    """Means with their standard deviations, on an axis that does not start at zero."""
-    places = range(len(contestants))[::-1]
-    for place, contestant in zip(places, contestants, strict=True):
-        mean, spread = (100 * of(test[contestant.key]) for of in (statistics.mean, statistics.std))
-        axes.errorbar(mean, place, xerr=spread, fmt="o", color=contestant.color, ms=9, capsize=4)
-        axes.annotate(
-            statistics.percent(test[contestant.key]),
-            (mean, place),
-            xytext=(0, 9),
-            textcoords="offset points",
-            ha="center",
-            fontsize=10,
-        )
-    axes.set_yticks(places, [contestant.label for contestant in contestants])
-    axes.set_ylim(-0.5, len(contestants) - 0.3)
-    axes.margins(x=0.25)
-    axes.grid(axis="y", visible=False)
-    axes.set_xlabel("test accuracy (%), cut axis")
+        data["agreement_float64"] = job.agreement(bar)
+        data["training"] = job.training(bar)
+        data["step_seconds"] = job.times(bar, data["agreement_float64"])
+        data["peak_bytes"] = job.memory(bar)
+    settings = {
+        "seeds": list(range(job.seeds)),
+        "epochs": job.epochs,
+        "dense epochs": args.dense_epochs or "not trained",
+        "timed steps": job.rounds,
+        "timed dense steps": DENSE_STEPS,
+        "backend": job.backend,
+        "device": session.device,
+    }
+    return cora_report.result(data, settings, job.notes)

@@ -146,9 +146,9 @@ def _kernels_of(name: str, device: torch.device) -> str | None:
 
 
 def _transforms_active() -> bool:
-    if torch.compiler.is_dynamo_compiling():
-        return False
-    return torch._C._are_functorch_transforms_active() or (
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return not torch.compiler.is_dynamo_compiling() and (
         torch.autograd.forward_ad._current_level >= 0
     )
 
@@ -185,15 +185,23 @@ def _triton_refusal(device: str, dtype: torch.dtype, channels: int) -> str | Non
 
 
 @torch.compiler.assume_constant_result
-@functools.cache
 def _self_check(device: str, dtype: torch.dtype) -> str | None:
+    return _self_check_once(device, dtype)
+
+
+@functools.cache
+def _self_check_once(device: str, dtype: torch.dtype) -> str | None:
     failures = compare_with_reference("triton", torch.device(device), dtype)
     return f"on {device} its kernels failed their self-check ({failures})" if failures else None
 
 
 @torch.compiler.assume_constant_result
-@functools.cache
 def _warn_of_missing_kernels() -> None:
+    _warn_of_missing_kernels_once()
+
+
+@functools.cache
+def _warn_of_missing_kernels_once() -> None:
     reason = _unavailable("cpu")
     if reason is not None:
         warnings.warn(

@@ -17,16 +17,13 @@ from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax
 from torch_geometric.utils.sparse import set_sparse_value
 
 from gatv2_pyg import inputs
-from gatv2_pyg.backends import Backend, check_backend_name, requested_backend, select_backend
+from gatv2_pyg.backends import Backend, check_backend_name
 from gatv2_pyg.functional import attend
-from gatv2_pyg.graph import Graph, adjacency
-from gatv2_pyg.graph.neighbours import Neighbours
+from gatv2_pyg.graph.adjacency import Neighbours, as_int64
 from gatv2_pyg.kernels.contract import Inputs
-from gatv2_pyg.ops.checks import check_dropout
 from gatv2_pyg.ops.dropout import draw_seed, dropout_scale
 from gatv2_pyg.ops.reference import accumulation_dtype
-from gatv2_pyg.passing import why_message_passing
-
+from gatv2_pyg.passing import choose_backend
 
 OWN_STATE = {"backend": "auto", "_warned_of_missing_edge_attr": False}
 """What an instance has beyond one of PyG's class, with its defaults."""
@@ -149,9 +146,10 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
             ValueError: an argument has the wrong shape, device or indices.
             RuntimeError: the backend asked for by name can't be used.
         """
-        x_l, x_r = self._check(x, edge_index, edge_attr)
-        backend = self._select(x_l)
-        neighbours = self._neighbours(x_l.size(0), x_r.size(0), edge_index, edge_attr)
+        x_l, x_r, neighbours = inputs.check(self, x, edge_index, edge_attr)
+        if edge_attr is None and self.edge_dim is not None and not is_sparse(edge_index):
+            self._warn_of_missing_edge_attr()
+        backend = choose_backend(self, GATv2Conv, x_l)
         # What is wrong with the edges is found before anything is computed.
         graph = neighbours.check() if backend.name == "reference" else neighbours.graph()
 
@@ -167,15 +165,28 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         if graph is None:
             out, attention = self._pass_messages(neighbours, x_l, x_r)
         else:
-            out, attention = self._attend(backend, graph, neighbours, x_l, x_r, wanted)
+            edge_attr, edge_weight = self._edge_features(neighbours, x_l.dtype)
+            out, alpha = attend(
+                backend,
+                Inputs(x_l, _first_rows(x_r, graph.num_dst), self.att[0], edge_attr, edge_weight),
+                graph,
+                negative_slope=self.negative_slope,
+                dropout=self.dropout if self.training else 0.0,
+                return_attention=wanted,
+                dtype=torch.promote_types(x_l.dtype, self.att.dtype),
+            )
+            if self.flow == "target_to_source":
+                # PyG's message passing returns a row for each row of x[0] then.
+                out = F.pad(out, (0, 0, 0, 0, 0, x_l.size(0) - graph.num_dst))
+            attention = neighbours.order(graph, alpha) if wanted else None
 
-        saved = out
+        shared = out
         out = out.flatten(1) if self.concat else out.mean(dim=1)
         if res is not None:
             out = out + res
         if self.bias is not None:
             out = out + self.bias
-        elif res is None and self.concat and saved.requires_grad:
+        elif res is None and self.concat and shared.requires_grad:
             # Backward needs what attention returned; the caller may change what is returned here.
             out = out.clone()
         return (out, _returned(*attention)) if wanted else out
@@ -191,7 +202,7 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         Raises:
             The errors of :meth:`forward`.
         """
-        return self._select(self._check(x, edge_index, edge_attr)[0])
+        return choose_backend(self, GATv2Conv, inputs.check(self, x, edge_index, edge_attr).x_src)
 
     def edge_update(
         self,
@@ -229,34 +240,6 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
     def __setstate__(self, data):
         super().__setstate__(OWN_STATE | data)
 
-    def _check(self, x, edge_index: Adj, edge_attr: OptTensor) -> tuple[Tensor, Tensor]:
-        check_dropout(self.dropout)
-        x_l, x_r = inputs.check_features(x, self.lin_l, self.lin_r)
-        if self.res is not None:
-            inputs.check_feature_size("x", x_r, self.res)
-        adjacency.check_adjacency(edge_index, self.flow, x_l.device)
-        inputs.check_edge_attr(
-            edge_attr,
-            edge_index,
-            self.edge_dim,
-            x_l,
-            self.lin_edge,
-            integers_allowed=self.add_self_loops and self.fill_value == "mean",
-        )
-        if self.add_self_loops and edge_attr is not None and is_sparse(edge_index):
-            raise NotImplementedError(
-                "Expected no 'edge_attr' with 'add_self_loops' and a sparse 'edge_index'; pass "
-                "'edge_index' as a [2, num_edges] tensor"
-            )
-        if edge_attr is not None and adjacency.is_column_major(edge_index):
-            raise NotImplementedError(
-                "Expected no 'edge_attr' with an 'edge_index' in CSC layout; pass it in CSR layout "
-                "or as a [2, num_edges] tensor"
-            )
-        if self.edge_dim is not None and edge_attr is None and not is_sparse(edge_index):
-            self._warn_of_missing_edge_attr()
-        return x_l, x_r
-
     def _warn_of_missing_edge_attr(self) -> None:
         if not self._warned_of_missing_edge_attr and not torch.compiler.is_compiling():
             self._warned_of_missing_edge_attr = True
@@ -266,65 +249,17 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
                 stacklevel=4,
             )
 
-    def _select(self, x: Tensor) -> Backend:
-        name = requested_backend(self.backend)
-        reason = why_message_passing(self, GATv2Conv)
-        if reason is not None:
-            if name not in ("auto", "reference"):
-                raise RuntimeError(f"backend={name!r} can't be used: {reason}")
-            return Backend("reference", f"message passing: {reason}")
-        return select_backend(name, x.device, inputs.compute_dtype(x), self.out_channels)
-
-    def _neighbours(
-        self, num_src: int, num_dst: int, edge_index: Adj, edge_attr: OptTensor
-    ) -> Neighbours:
-        if self.flow == "target_to_source":
-            num_dst = min(num_src, num_dst)
-        return Neighbours(
-            adjacency.rows_first(edge_index),
-            edge_attr,
-            num_src,
-            num_dst,
-            self.add_self_loops,
-            self.fill_value,
-            self.flow,
-        )
-
-    def _attend(
-        self,
-        backend: Backend,
-        graph: Graph,
-        neighbours: Neighbours,
-        x_l: Tensor,
-        x_r: Tensor,
-        wanted: bool,
-    ) -> tuple[Tensor, tuple[Adj, Tensor] | None]:
-        """Attention over the grouped edges, without ``[E, H, C]`` where it is fused."""
-        num_src = x_l.size(0)
-        if self.flow == "target_to_source":
-            # PyG's message passing returns a row for each row of x[0] then.
-            x_r = x_r[: graph.num_dst]
-        edge_attr, edge_weight = neighbours.features(), None
-        if edge_attr is not None:
-            edge_attr = edge_attr.unsqueeze(1) if edge_attr.dim() == 1 else edge_attr
-            if inputs.is_lazy(self.lin_edge):
-                self.lin_edge.initialize_parameters(self.lin_edge, (edge_attr,))
-            edge_attr, edge_weight = edge_attr.to(x_l.dtype), self.lin_edge.weight
-        out, alpha = attend(
-            backend,
-            Inputs(x_l, x_r, self.att[0], edge_attr, edge_weight),
-            graph,
-            negative_slope=self.negative_slope,
-            dropout=self.dropout if self.training else 0.0,
-            return_attention=wanted,
-            dtype=torch.promote_types(x_l.dtype, self.att.dtype),
-        )
-        if self.flow == "target_to_source" and graph.num_dst < num_src:
-            out = F.pad(out, (0, 0, 0, 0, 0, num_src - graph.num_dst))
-        if alpha is None:
-            return out, None
-        ids = None if graph.complete else neighbours.ids()
-        return out, (neighbours.with_self_loops(), alpha if ids is None else alpha[ids])
+    def _edge_features(
+        self, neighbours: Neighbours, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Edge features by id, and the weight of the map they go through."""
+        edge_attr = neighbours.features()
+        if edge_attr is None:
+            return None, None
+        edge_attr = edge_attr.unsqueeze(1) if edge_attr.dim() == 1 else edge_attr
+        if inputs.is_lazy(self.lin_edge):
+            self.lin_edge.initialize_parameters(self.lin_edge, (edge_attr,))
+        return edge_attr.to(dtype), self.lin_edge.weight
 
     def _pass_messages(
         self, neighbours: Neighbours, x_l: Tensor, x_r: Tensor
@@ -334,7 +269,7 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         if edge_attr is not None and ids is not None:
             edge_attr = neighbours.features()[ids]
         adj = neighbours.with_self_loops()
-        index = adjacency.as_int64(adj)
+        index = as_int64(adj)
         with _with_edge_ids(ids):
             # edge_updater_type: (x: PairTensor, edge_attr: OptTensor)
             alpha = self.edge_updater(index, x=(x_l, x_r), edge_attr=edge_attr)
@@ -350,6 +285,10 @@ def _with_edge_ids(ids: Tensor | None) -> Iterator[None]:
         yield
     finally:
         _edge_ids.value = before
+
+
+def _first_rows(x: Tensor, count: int) -> Tensor:
+    return x if x.size(0) == count else x[:count]
 
 
 def _returned(adj: Adj, alpha: Tensor):

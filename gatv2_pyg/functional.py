@@ -9,7 +9,7 @@ from gatv2_pyg.backends import Backend, requested_backend, select_backend
 from gatv2_pyg.graph import Graph
 from gatv2_pyg.kernels.contract import Inputs, Options
 from gatv2_pyg.ops import operators, reference, scatter
-from gatv2_pyg.ops.checks import check_dropout, check_inputs
+from gatv2_pyg.ops.checks import check_dropout, check_inputs, check_slope
 from gatv2_pyg.ops.dropout import draw_seed
 
 
@@ -75,6 +75,7 @@ def gatv2_attention(
             f"Expected 'graph' to be on {x_src.device}, as 'x_src', got {graph.device}"
         )
     check_dropout(dropout)
+    check_slope(negative_slope)
     chosen = select_backend(requested_backend(backend), x_src.device, x_src.dtype, x_src.size(2))
     out, alpha = attend(
         chosen,

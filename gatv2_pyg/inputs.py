@@ -2,21 +2,58 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter, UninitializedParameter
 from torch_geometric.typing import Adj
 from torch_geometric.utils import is_sparse
 
-from gatv2_pyg.graph.adjacency import count_edges, has_features
+from gatv2_pyg.graph.adjacency import (
+    Neighbours,
+    check_adjacency,
+    count_edges,
+    has_features,
+    is_column_major,
+)
+from gatv2_pyg.ops.checks import check_dropout
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of a linear map of ``x``: that of autocast where it is on."""
-    kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(kind)
-    return x.dtype
+class Arguments(NamedTuple):
+    """A layer's arguments, known to fit it."""
+
+    x_src: Tensor
+    x_dst: Tensor
+    """``x_src`` itself where one tensor was passed."""
+    neighbours: Neighbours
+
+
+def check(layer, x, edge_index: Adj, edge_attr: Tensor | None) -> Arguments:
+    """Checks what a layer was called with, before anything is computed.
+
+    Raises:
+        TypeError: an argument has the wrong type or dtype.
+        ValueError: an argument has the wrong shape, device or values.
+        NotImplementedError: edge features come with an adjacency that can't take them.
+    """
+    check_dropout(layer.dropout)
+    x_src, x_dst = check_features(x, layer.lin_l, layer.lin_r)
+    if layer.res is not None:
+        check_feature_size("x", x_dst, layer.res)
+    check_not_distributed("edge_index", edge_index)
+    check_adjacency(edge_index, layer.flow, x_src.device)
+    check_edge_attr(layer, edge_attr, edge_index)
+    neighbours = Neighbours.of(
+        edge_index,
+        edge_attr,
+        num_src=x_src.size(0),
+        num_dst=x_dst.size(0),
+        self_loops=layer.add_self_loops,
+        fill_value=layer.fill_value,
+        flow=layer.flow,
+    )
+    return Arguments(x_src, x_dst, neighbours)
 
 
 def is_lazy(lin) -> bool:
@@ -72,6 +109,12 @@ def check_not_distributed(name: str, value) -> None:
         )
 
 
+def autocasts(value: Tensor) -> bool:
+    """Whether a linear map of the tensor would run in autocast's dtype."""
+    kind = value.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 def check_like_weight(name: str, value: Tensor, lin) -> None:
     """Raises unless ``value`` has the device and (but for autocast) the dtype of ``lin``."""
     weight = getattr(lin, "weight", None)
@@ -83,32 +126,22 @@ def check_like_weight(name: str, value: Tensor, lin) -> None:
         )
     if value.dtype == weight.dtype:
         return
-    if not (value.is_floating_point() and torch.is_autocast_enabled(value.device.type)):
+    if not (value.is_floating_point() and autocasts(value)):
         raise TypeError(
             f"Expected '{name}' to have the dtype {weight.dtype}, as the layer, got {value.dtype}"
         )
 
 
-def check_edge_attr(
-    edge_attr: Tensor | None,
-    edge_index: Adj,
-    edge_dim: int | None,
-    x: Tensor,
-    lin_edge,
-    integers_allowed: bool,
-) -> None:
-    """Raises unless ``edge_attr`` gives ``edge_dim`` features to each edge, or none is given.
-
-    Integers are features where those of self-loops, which are not, make them so.
-    """
+def check_edge_attr(layer, edge_attr: Tensor | None, edge_index: Adj) -> None:
+    """Raises unless ``edge_attr`` gives ``edge_dim`` features to each edge, or none is given."""
     if edge_attr is None:
-        if edge_dim is None and is_sparse(edge_index) and has_features(edge_index):
+        if layer.edge_dim is None and is_sparse(edge_index) and has_features(edge_index):
             raise ValueError(
                 "Expected 'edge_index' to have no values that are edge features, since the layer "
                 "was made without 'edge_dim'"
             )
         return
-    if edge_dim is None:
+    if layer.edge_dim is None:
         raise ValueError(
             "Expected no 'edge_attr', since the layer was made without 'edge_dim', got "
             f"{_describe(edge_attr)}"
@@ -116,20 +149,38 @@ def check_edge_attr(
     if not isinstance(edge_attr, Tensor):
         raise TypeError(f"Expected 'edge_attr' to be a Tensor, got {_describe(edge_attr)}")
     check_not_distributed("edge_attr", edge_attr)
+    _check_layout(layer, edge_index)
+    lin_edge = layer.lin_edge
     num_edges, shape = count_edges(edge_index), list(edge_attr.shape)
-    size = getattr(lin_edge, "in_channels", edge_dim)
+    size = getattr(lin_edge, "in_channels", layer.edge_dim)
     known = size > 0 and not is_lazy(lin_edge)
     flat = shape == [num_edges] and (not known or size == 1)
     if not flat and (len(shape) != 2 or shape[0] != num_edges or (known and shape[1] != size)):
         want = f"[{num_edges}, {size if known else 'edge_dim'}]"
         raise ValueError(f"Expected 'edge_attr' to have the shape {want}, got {shape}")
-    if edge_attr.device != x.device:
+    if edge_attr.device != layer.att.device:
         raise ValueError(
-            f"Expected 'edge_attr' to be on {x.device}, as 'x', got {edge_attr.device}"
+            f"Expected 'edge_attr' to be on {layer.att.device}, as the layer, got "
+            f"{edge_attr.device}"
         )
+    # Integers are features where those of self-loops, which are not, make them so.
+    integers_allowed = layer.add_self_loops and layer.fill_value == "mean"
     integers = not (edge_attr.is_floating_point() or edge_attr.is_complex())
     if not (integers and integers_allowed):
         check_like_weight("edge_attr", edge_attr, lin_edge)
+
+
+def _check_layout(layer, edge_index: Adj) -> None:
+    if layer.add_self_loops and is_sparse(edge_index):
+        raise NotImplementedError(
+            "Expected no 'edge_attr' with 'add_self_loops' and a sparse 'edge_index'; pass "
+            "'edge_index' as a [2, num_edges] tensor"
+        )
+    if is_column_major(edge_index):
+        raise NotImplementedError(
+            "Expected no 'edge_attr' with an 'edge_index' in CSC layout; pass it in CSR layout or "
+            "as a [2, num_edges] tensor"
+        )
 
 
 def _describe(value) -> str:

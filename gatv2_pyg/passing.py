@@ -1,11 +1,15 @@
-"""When a layer must run PyG's message passing step by step."""
+"""Which path a layer takes: fused attention, or PyG's message passing step by step."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch_geometric.nn.aggr import SumAggregation
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.nn.dense.linear import Linear
+
+from gatv2_pyg.backends import Backend, requested_backend, select_backend
+from gatv2_pyg.inputs import autocasts
 
 _STEPS = (
     "message",
@@ -19,13 +23,36 @@ _STEPS = (
 _HOOKED = ("propagate", "message", "aggregate", "message_and_aggregate", "edge_update")
 
 
-def why_message_passing(layer: MessagePassing, base: type) -> str | None:
-    """Why fusing would change what a user of ``layer`` sees; None if it would not.
+def choose_backend(layer: MessagePassing, base: type, x: Tensor) -> Backend:
+    """The backend for a call of ``layer`` on features ``x``.
 
     Args:
         layer: an instance of ``base``.
         base: the class whose own steps the fused kernels compute.
+        x: ``[N, F]`` features that go through the layer's maps.
+
+    Raises:
+        RuntimeError: a backend asked for by name can't be used; the message says why.
     """
+    name = requested_backend(layer.backend)
+    reason = why_message_passing(layer, base)
+    if reason is None:
+        return select_backend(name, x.device, _compute_dtype(x), layer.out_channels)
+    if name not in ("auto", "reference"):
+        raise RuntimeError(f"backend={name!r} can't be used: {reason}")
+    return Backend("reference", f"message passing: {reason}")
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of a linear map of ``x``: that of autocast where it is on."""
+    kind = x.device.type
+    if autocasts(x) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(kind)
+    return x.dtype
+
+
+def why_message_passing(layer: MessagePassing, base: type) -> str | None:
+    """Why fusing would change what a user of ``layer`` sees; None if it would not."""
     if layer.explain:
         return "'explain' is on"
     for step in _HOOKED:
@@ -37,6 +64,8 @@ def why_message_passing(layer: MessagePassing, base: type) -> str | None:
             return f"'{step}' is overridden"
     if type(layer.aggr_module) is not SumAggregation:
         return f"the aggregation is {layer.aggr_module}, not the sum"
+    if _hooked(layer.aggr_module):
+        return "a hook is registered on 'aggr_module'"
     if layer.decomposed_layers > 1:
         return f"there are {layer.decomposed_layers} decomposed layers"
     edge = layer.lin_edge

@@ -1,4 +1,4 @@
-"""What a user may pass as ``edge_index``.
+"""The edges a layer attends over: what a user passed, checked, its self-loops replaced.
 
 PyG's adjacencies are a ``[2, E]`` tensor (or :class:`torch_geometric.EdgeIndex`) with sources
 above destinations, and transposed sparse matrices (``torch.sparse`` or ``SparseTensor``) whose rows
@@ -7,18 +7,210 @@ are destinations.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
-from torch_geometric.typing import Adj, SparseTensor
-from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, to_edge_index
+from torch_geometric.typing import Adj, SparseTensor, torch_sparse
+from torch_geometric.utils import (
+    add_self_loops,
+    is_sparse,
+    is_torch_sparse_tensor,
+    remove_self_loops,
+    scatter,
+    to_edge_index,
+)
 
 from gatv2_pyg.graph import grouping
 from gatv2_pyg.graph.cache import cached
 from gatv2_pyg.graph.operators import check_edge_index
+from gatv2_pyg.graph.structure import Graph
 from gatv2_pyg.graph.tracing import reading_values, values_unknown
+
+FillValue = float | Tensor | str
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbours:
+    """An adjacency with what a layer makes of it.
+
+    Attributes:
+        edge_index: the adjacency that was passed, its rows first.
+        edge_attr: ``[E, D]`` or ``[E]`` features that were passed, if any.
+        num_src: the number of source nodes.
+        num_dst: the number of destination nodes.
+        self_loops: whether self-loops are replaced.
+        fill_value: the features of added self-loops, as
+            :class:`torch_geometric.nn.GATv2Conv` takes it.
+        flow: which row of ``edge_index`` holds the sources.
+    """
+
+    edge_index: Adj
+    edge_attr: Tensor | None
+    num_src: int
+    num_dst: int
+    self_loops: bool
+    fill_value: FillValue
+    flow: str
+
+    @classmethod
+    def of(
+        cls,
+        edge_index: Adj,
+        edge_attr: Tensor | None,
+        *,
+        num_src: int,
+        num_dst: int,
+        self_loops: bool,
+        fill_value: FillValue,
+        flow: str,
+    ) -> Neighbours:
+        """Takes an adjacency that passed :func:`check_adjacency`.
+
+        Raises:
+            ValueError: a matrix has the wrong shape, or its indices are not sound.
+            EdgeIndexError: an index of a matrix points to no node.
+        """
+        if flow == "target_to_source":
+            # PyG's message passing leaves x[1] beyond the rows of x[0] aside then.
+            num_dst = min(num_src, num_dst)
+        if is_sparse(edge_index):
+            _check_matrix(edge_index, num_src, num_dst)
+            edge_index = _rows_first(edge_index)
+        return cls(edge_index, edge_attr, num_src, num_dst, self_loops, fill_value, flow)
+
+    @property
+    def num_nodes(self) -> int:
+        """The number of nodes that get a self-loop."""
+        return min(self.num_src, self.num_dst)
+
+    def graph(self) -> Graph:
+        """The grouped edges, from the cache where they are there.
+
+        Raises:
+            EdgeIndexError: an index points to no node (an IndexError and a ValueError).
+        """
+        if isinstance(self.edge_index, SparseTensor):
+            return self._group()
+        key = (self.num_src, self.num_dst, self.self_loops, self.flow)
+        return cached(self.edge_index, key, self._group)
+
+    def _group(self) -> Graph:
+        if is_sparse(self.edge_index):
+            return _graph_of_matrix(self.with_self_loops(), self.num_src, self.num_dst)
+        return Graph.from_edge_index(
+            _plain(self.edge_index),
+            self.num_src,
+            self.num_dst,
+            add_self_loops=self.self_loops,
+            flow=self.flow,
+        )
+
+    def check(self) -> None:
+        """Raises EdgeIndexError unless every edge joins two nodes; once a tensor."""
+        if not is_sparse(self.edge_index) and not values_unknown(_plain(self.edge_index)):
+            key = ("in range", self.num_src, self.num_dst, self.flow)
+            cached(self.edge_index, key, self._check_ends)
+
+    def _check_ends(self) -> bool:
+        with reading_values():
+            src, dst = _endpoints(self.edge_index, self.flow)
+            grouping.check_range("source", src, self.num_src)
+            grouping.check_range("destination", dst, self.num_dst)
+        return True
+
+    def with_self_loops(self) -> Adj:
+        """The adjacency with its self-loops replaced, as PyG does it."""
+        if not self.self_loops:
+            return self.edge_index
+        if is_sparse(self.edge_index):
+            return _matrix_with_self_loops(self.edge_index, self.fill_value)
+        kept, _ = remove_self_loops(self.edge_index)
+        return add_self_loops(kept, num_nodes=self.num_nodes)[0]
+
+    def ids(self) -> Tensor | None:
+        """``[E']`` ids of the edges of :meth:`with_self_loops`; None where an id is a position."""
+        if not self.self_loops or is_sparse(self.edge_index):
+            return None
+        row, col = _plain(self.edge_index)
+        (kept,) = (row != col).nonzero(as_tuple=True)
+        loops = torch.arange(self.num_nodes, device=row.device) + row.numel()
+        return torch.cat([kept, loops])
+
+    def order(self, graph: Graph, alpha: Tensor) -> tuple[Adj, Tensor]:
+        """Coefficients by edge id as those of :meth:`with_self_loops`, which come with them."""
+        ids = None if graph.complete else self.ids()
+        return self.with_self_loops(), alpha if ids is None else alpha[ids]
+
+    def features(self) -> Tensor | None:
+        """Features by edge id: those passed, and below them those of the added self-loops."""
+        if self.edge_attr is None:
+            if is_sparse(self.edge_index) and has_features(self.edge_index):
+                return _features_of(self.with_self_loops())
+            return None
+        if not self.self_loops:
+            return self.edge_attr
+        return torch.cat([self.edge_attr, self._loop_features(self.edge_attr)])
+
+    def _loop_features(self, edge_attr: Tensor) -> Tensor:
+        """A reduction runs over the edges that point to the node, without its old self-loops."""
+        size = (self.num_nodes, *edge_attr.shape[1:])
+        if isinstance(self.fill_value, str):
+            row, col = _plain(self.edge_index)
+            group = torch.where((row == col) | (col >= self.num_nodes), self.num_nodes, col).long()
+            return reduce_rows(edge_attr, group, self.num_nodes + 1, self.fill_value)[:-1]
+        if isinstance(self.fill_value, Tensor):
+            loops = self.fill_value.to(edge_attr.device, edge_attr.dtype)
+            return (loops if loops.dim() == edge_attr.dim() else loops.unsqueeze(0)).expand(size)
+        return edge_attr.new_full(size, self.fill_value)
+
+
+def reduce_rows(rows: Tensor, group: Tensor, num_groups: int, reduce: str) -> Tensor:
+    """PyG's ``scatter`` over dimension 0, in a fixed order on CUDA too.
+
+    Args:
+        rows: ``[E, *]``.
+        group: ``[E]`` int64, which group each row belongs to.
+        num_groups: the number of groups.
+        reduce: ``"sum"``, ``"add"``, ``"mean"``, ``"min"``, ``"max"`` or ``"mul"``.
+
+    Returns:
+        ``[num_groups, *]``; 0 (1 for ``"mul"``) for an empty group.
+    """
+    # On CUDA sums and products of torch's scatter come in the order in which its threads do.
+    if rows.device.type == "cuda" and reduce not in ("min", "max"):
+        return reduce_in_order(rows, group, num_groups, reduce)
+    return scatter(rows, group, 0, num_groups, reduce)
+
+
+def reduce_in_order(rows: Tensor, group: Tensor, num_groups: int, reduce: str) -> Tensor:
+    """:func:`reduce_rows` for sums, means and products, by operations that sort."""
+    if reduce == "mul":
+        counts = torch.bincount(group, minlength=num_groups)
+        rows = rows[group.argsort(stable=True)]
+        return torch.segment_reduce(rows, "prod", lengths=counts, initial=1)
+    # torch sorts the indices of index_put on CUDA, so each sum has its order.
+    total = rows.new_zeros(num_groups, *rows.shape[1:]).index_put((group,), rows, accumulate=True)
+    if reduce != "mean":
+        return total
+    count = torch.bincount(group, minlength=num_groups).clamp(min=1)
+    return total / count.view(-1, *[1] * (rows.dim() - 1))
+
+
+def _matrix_with_self_loops(adj: Any, fill_value: FillValue) -> Any:
+    if isinstance(adj, SparseTensor):
+        return torch_sparse.set_diag(adj)
+    adj, _ = remove_self_loops(adj)
+    return add_self_loops(adj, None, fill_value=fill_value, num_nodes=min(adj.shape[:2]))[0]
+
+
+def _graph_of_matrix(adj: Any, num_src: int, num_dst: int) -> Graph:
+    if isinstance(adj, Tensor) and adj.layout == torch.sparse_csr:
+        return Graph.from_csc(adj.crow_indices(), adj.col_indices(), num_src)
+    src, dst = _endpoints(adj, "source_to_target")
+    return Graph.from_edge_index(torch.stack([src, dst]), num_src, num_dst)
 
 
 def check_adjacency(edge_index: Adj, flow: str, device: torch.device) -> None:
@@ -37,24 +229,11 @@ def check_adjacency(edge_index: Adj, flow: str, device: torch.device) -> None:
         raise ValueError(f"Expected 'edge_index' to be on {device}, as 'x', got {where}")
 
 
-def check_indices(edge_index: Adj, num_src: int, num_dst: int, flow: str) -> None:
-    """Raises EdgeIndexError unless every edge joins two nodes; checked once a tensor."""
+def _check_matrix(adj: Any, num_src: int, num_dst: int) -> None:
+    """Raises ValueError unless the sparse matrix is ``num_dst x num_src``, and sound.
 
-    def check() -> bool:
-        with reading_values():
-            src, dst = endpoints(edge_index, flow)
-            grouping.check_range("source", src, num_src)
-            grouping.check_range("destination", dst, num_dst)
-        return True
-
-    if is_sparse(edge_index):
-        check_matrix(edge_index, num_src, num_dst)
-    elif not values_unknown(plain(edge_index)):
-        cached(edge_index, ("in range", num_src, num_dst, flow), check)
-
-
-def check_matrix(adj: Any, num_src: int, num_dst: int) -> None:
-    """Raises ValueError unless the sparse matrix is ``num_dst x num_src``."""
+    torch builds matrices without looking at their indices, and reads beyond its memory later.
+    """
     shape = tuple(adj.sizes() if isinstance(adj, SparseTensor) else adj.shape)[:2]
     if shape != (num_dst, num_src):
         raise ValueError(
@@ -62,40 +241,32 @@ def check_matrix(adj: Any, num_src: int, num_dst: int) -> None:
             f"(destinations by sources), got {list(shape)}"
         )
 
+    def check() -> bool:
+        with reading_values():
+            _check_matrix_indices(adj, num_src, num_dst)
+        return True
 
-def plain(edge_index: Tensor) -> Tensor:
-    """The ``[2, E]`` tensor within an :class:`~torch_geometric.EdgeIndex`, or the tensor itself."""
-    return edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
-
-
-def endpoints(edge_index: Adj, flow: str) -> tuple[Tensor, Tensor]:
-    """Sources and destinations of the edges, in order."""
-    if is_sparse(edge_index):
-        dst, src = to_edge_index(edge_index)[0]
-        return src, dst
-    row, col = plain(edge_index)
-    return (row, col) if flow == "source_to_target" else (col, row)
+    if isinstance(adj, Tensor) and not values_unknown(adj):
+        cached(adj, ("sound", num_src, num_dst), check)
 
 
-def as_int64(edge_index: Adj) -> Adj:
-    """A plain ``edge_index`` in int64; PyG's scatter fails, or errs, with smaller integers."""
-    if type(edge_index) is not Tensor or is_torch_sparse_tensor(edge_index):
-        return edge_index
-    return edge_index.long()
+def _check_matrix_indices(adj: Tensor, num_src: int, num_dst: int) -> None:
+    if adj.layout == torch.sparse_coo:
+        dst, src = adj._indices()
+        grouping.check_range("source", src, num_src)
+        grouping.check_range("destination", dst, num_dst)
+        return
+    rows_own = adj.layout == torch.sparse_csr
+    ptr = adj.crow_indices() if rows_own else adj.ccol_indices()
+    idx = adj.col_indices() if rows_own else adj.row_indices()
+    grouping.check_range(*(("source", idx, num_src) if rows_own else ("destination", idx, num_dst)))
+    name = "crow_indices" if rows_own else "ccol_indices"
+    grouping.check_pointers(f"the {name} of 'edge_index'", ptr, idx.numel())
 
 
 def is_column_major(edge_index: Adj) -> bool:
     """Whether the adjacency is a sparse matrix in CSC layout."""
     return is_torch_sparse_tensor(edge_index) and edge_index.layout == torch.sparse_csc
-
-
-def rows_first(edge_index: Adj) -> Adj:
-    """The adjacency, in CSR where it is in CSC, which PyG's message passing does not take."""
-    if not is_column_major(edge_index):
-        return edge_index
-    if has_features(edge_index):
-        return edge_index.to_sparse_csr()
-    return cached(edge_index, "rows first", edge_index.to_sparse_csr)
 
 
 def count_edges(edge_index: Adj) -> int:
@@ -112,6 +283,36 @@ def has_features(adj: Any) -> bool:
     return adj.dense_dim() > 0
 
 
-def features_of(adj: Any) -> Tensor | None:
+def _rows_first(edge_index: Adj) -> Adj:
+    """The adjacency, in CSR where it is in CSC, which PyG's message passing does not take."""
+    if not is_column_major(edge_index):
+        return edge_index
+    if has_features(edge_index):
+        return edge_index.to_sparse_csr()
+    return cached(edge_index, "rows first", edge_index.to_sparse_csr)
+
+
+def _features_of(adj: Any) -> Tensor | None:
     """The edge features that PyG takes from the values of a sparse matrix, if any."""
     return to_edge_index(adj)[1] if has_features(adj) else None
+
+
+def _plain(edge_index: Tensor) -> Tensor:
+    """The ``[2, E]`` tensor within an :class:`~torch_geometric.EdgeIndex`, or the tensor itself."""
+    return edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
+
+
+def _endpoints(edge_index: Adj, flow: str) -> tuple[Tensor, Tensor]:
+    """Sources and destinations of the edges, in order."""
+    if is_sparse(edge_index):
+        dst, src = to_edge_index(edge_index)[0]
+        return src, dst
+    row, col = _plain(edge_index)
+    return (row, col) if flow == "source_to_target" else (col, row)
+
+
+def as_int64(edge_index: Adj) -> Adj:
+    """A plain ``edge_index`` in int64; PyG's scatter fails, or errs, with smaller integers."""
+    if type(edge_index) is not Tensor or is_torch_sparse_tensor(edge_index):
+        return edge_index
+    return edge_index.long()

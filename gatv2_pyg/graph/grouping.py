@@ -60,6 +60,23 @@ def out_of_range(name: str, size: int, position: int, value: int) -> EdgeIndexEr
     )
 
 
+def check_pointers(name: str, ptr: Tensor, num_edges: int) -> None:
+    """Raises ValueError unless ``ptr`` leads from 0 to the number of edges without a step back."""
+    first, last = int(ptr[0]), int(ptr[-1])
+    if first != 0 or last != num_edges:
+        raise ValueError(
+            f"Expected {name} to lead from 0 to {num_edges}, the number of edges, got {first} to "
+            f"{last}"
+        )
+    (steps,) = (ptr[1:] < ptr[:-1]).nonzero(as_tuple=True)
+    if steps.numel():
+        at = int(steps[0])
+        raise ValueError(
+            f"Expected {name} never to decrease, got {int(ptr[at])} and {int(ptr[at + 1])} at "
+            f"{at} and {at + 1}"
+        )
+
+
 def group_by_dst(
     src: Tensor, dst: Tensor, num_src: int, num_dst: int, add_self_loops: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,10 +9,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from gatv2_pyg.graph import grouping
+from gatv2_pyg.graph.cache import cached
+from gatv2_pyg.graph.tracing import reading_values
 from gatv2_pyg.kernels.contract import Rows
-from gatv2_pyg.kernels.validity import Ends, Extent, mark_sound
+from gatv2_pyg.kernels.validity import Ends, Extent, mark_sound, require_sound
 
 _RESULT = "(Tensor ptr, Tensor idx, Tensor edge, Tensor pieces, Tensor cuts, Tensor facts)"
 _lib = torch.library.Library("gatv2_pyg", "FRAGMENT")
@@ -48,50 +51,74 @@ def trim(rows: Rows, facts: Facts) -> Rows:
     )
 
 
-def _group_by_dst_cpu(edge_index, num_src, num_dst, add_self_loops, sources_first, wide):
-    src, dst = _ends(edge_index, num_src, num_dst, sources_first)
-    num_ids = src.numel() + (min(num_src, num_dst) if add_self_loops else 0)
-    kernels = grouping.cpu_kernels()
-    if kernels is None:
-        grouping.check_range("source", src, num_src)
-        grouping.check_range("destination", dst, num_dst)
-        return _sorted_by_dst(src, dst, num_src, num_dst, num_ids, add_self_loops, wide)
-    dtype = torch.int64 if wide else torch.int32
-    ptr, idx, edge, seen = kernels.group_by_dst(src, dst, num_src, num_dst, add_self_loops, dtype)
-    if seen.bad is not None:
-        end, position, value = seen.bad
-        name, size = ("source", num_src) if end == "src" else ("destination", num_dst)
-        raise grouping.out_of_range(name, size, position, value)
-    _clear_from(seen.num_edges, idx, edge)
-    rows = Rows(ptr, idx, edge, *grouping.cut_rows(ptr, num_ids, seen.max_degree))
-    identity = torch.tensor(seen.identity, device="cpu")
-    return _by_dst_result(rows, num_src, num_dst, num_ids, identity)
+def group_edges(
+    edge_index: Tensor,
+    num_src: int,
+    num_dst: int,
+    add_self_loops: bool,
+    sources_first: bool,
+    wide: bool,
+) -> tuple[Tensor, ...]:
+    """What the operator ``group_by_dst`` returns, for plain tensors and not from the cache.
 
+    Args:
+        edge_index: ``[2, E]`` integers.
+        num_src: the number of source nodes.
+        num_dst: the number of destination nodes.
+        add_self_loops: whether to leave out self-loops and add one to every node.
+        sources_first: whether the first row of ``edge_index`` holds the sources.
+        wide: whether the result is int64, not int32.
 
-def _group_by_dst_cuda(edge_index, num_src, num_dst, add_self_loops, sources_first, wide):
-    src, dst = _ends(edge_index, num_src, num_dst, sources_first)
-    for index, size in ((src, num_src), (dst, num_dst)):
-        torch._assert_async(((index >= 0) & (index < size)).all(), "'edge_index' points to no node")
-    num_ids = src.numel() + (min(num_src, num_dst) if add_self_loops else 0)
-    return _sorted_by_dst(src, dst, num_src, num_dst, num_ids, add_self_loops, wide)
-
-
-def _ends(edge_index, num_src, num_dst, sources_first) -> tuple[Tensor, Tensor]:
+    Returns:
+        The fields of :class:`Rows`, and :class:`Facts` as an int64 tensor.
+    """
     check_edge_index(edge_index)
     check_counts(num_src, num_dst)
     row, col = edge_index.unbind(0)
-    return (row, col) if sources_first else (col, row)
+    src, dst = (row, col) if sources_first else (col, row)
+    num_ids = src.numel() + (min(num_src, num_dst) if add_self_loops else 0)
+    kernels = grouping.cpu_kernels() if edge_index.device.type == "cpu" else None
+    dtype = torch.int64 if wide else torch.int32
+    if kernels is None:
+        _check_ends(src, dst, num_src, num_dst)
+        by_dst = grouping.group_by_dst(src, dst, num_src, num_dst, add_self_loops)
+        ptr, idx, edge = (part.to(dtype) for part in by_dst)
+        identity = (edge == torch.arange(num_ids, device=edge.device)).all()
+        rows = Rows(ptr, idx, edge, *grouping.cut_rows(ptr, num_ids))
+    else:
+        ptr, idx, edge, seen = kernels.group_by_dst(
+            src, dst, num_src, num_dst, add_self_loops, dtype
+        )
+        if seen.bad is not None:
+            end, position, value = seen.bad
+            name, size = ("source", num_src) if end == "src" else ("destination", num_dst)
+            raise grouping.out_of_range(name, size, position, value)
+        _clear_from(seen.num_edges, idx, edge)
+        identity = torch.tensor(seen.identity, device="cpu")
+        rows = Rows(ptr, idx, edge, *grouping.cut_rows(ptr, num_ids, seen.max_degree))
+    mark_sound(rows, Extent(num_dst, num_src, num_ids, num_src))
+    return *rows, _facts(rows, identity)
 
 
-def _sorted_by_dst(src, dst, num_src, num_dst, num_ids, add_self_loops, wide):
-    by_dst = grouping.group_by_dst(src, dst, num_src, num_dst, add_self_loops)
-    ptr, idx, edge = (part.to(torch.int64 if wide else torch.int32) for part in by_dst)
-    identity = (edge == torch.arange(num_ids, device=edge.device)).all()
-    rows = Rows(ptr, idx, edge, *grouping.cut_rows(ptr, num_ids))
-    return _by_dst_result(rows, num_src, num_dst, num_ids, identity)
+def _check_ends(src: Tensor, dst: Tensor, num_src: int, num_dst: int) -> None:
+    """On CUDA without waiting for the device."""
+    for name, index, size in (("source", src, num_src), ("destination", dst, num_dst)):
+        if index.device.type == "cpu":
+            grouping.check_range(name, index, size)
+        else:
+            inside = ((index >= 0) & (index < size)).all()
+            torch._assert_async(inside, f"'edge_index' has a {name} that is no node")
 
 
-def _group_by_src(ptr, idx, num_src, num_ids):
+def group_sources(ptr: Tensor, idx: Tensor, num_src: int, num_ids: int) -> tuple[Tensor, ...]:
+    """What the operator ``group_by_src`` returns, likewise.
+
+    Args:
+        ptr: of the edges by destination.
+        idx: of the edges by destination.
+        num_src: the number of source nodes.
+        num_ids: the number of edge ids.
+    """
     num_dst = ptr.numel() - 1
     blocks = grouping.source_blocks(num_src, num_dst, num_ids)
     kernels = grouping.cpu_kernels() if ptr.device.type == "cpu" else None
@@ -107,9 +134,46 @@ def _group_by_src(ptr, idx, num_src, num_ids):
     return *rows, _facts(rows, torch.tensor(False, device=ptr.device))
 
 
-def _by_dst_result(rows: Rows, num_src: int, num_dst: int, num_ids: int, identity: Tensor):
-    mark_sound(rows, Extent(num_dst, num_src, num_ids, num_src))
-    return *rows, _facts(rows, identity)
+class _Grouped:
+    """What a compiled graph is given anew in each call, of which it may overwrite its copies."""
+
+    def __init__(self, by_dst: tuple[Tensor, ...]) -> None:
+        self.by_dst = by_dst
+        self.by_src: tuple[Tensor, ...] | None = None
+
+
+def _grouped(arguments) -> _Grouped:
+    with reading_values():
+        return _Grouped(group_edges(*arguments))
+
+
+_grouped_of: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def _group_by_dst(*arguments):
+    edge_index, num_src, num_dst, *_ = arguments
+    grouped = cached(edge_index, ("grouped", *arguments[1:]), lambda: _grouped(arguments))
+    with reading_values():
+        copies = tuple(part.clone() for part in grouped.by_dst)
+        num_ids = copies[1].numel()
+        mark_sound(Rows(*copies[:-1]), Extent(num_dst, num_src, num_ids, num_src))
+        _grouped_of[copies[1]] = (grouped, copies[1]._version)
+    return copies
+
+
+def _group_by_src(ptr, idx, num_src, num_ids):
+    grouped, version = _grouped_of.get(idx, (None, 0))
+    if grouped is None or idx.is_inference() or idx._version != version:
+        _check_transposable(ptr, idx, num_src)
+        return group_sources(ptr, idx, num_src, num_ids)
+    with reading_values():
+        if grouped.by_src is None:
+            grouped.by_src = group_sources(*grouped.by_dst[:2], num_src, num_ids)
+        copies = tuple(part.clone() for part in grouped.by_src)
+        num_rows = copies[0].numel() - 1
+        extent = Extent(num_rows, ptr.numel() - 1, idx.numel(), num_src)
+        mark_sound(Rows(*copies[:-1]), extent, Ends(ptr, idx))
+    return copies
 
 
 def _clear_from(position: int, *parts: Tensor) -> None:
@@ -163,16 +227,26 @@ def check_edge_index(edge_index: Tensor) -> None:
 
 
 def check_counts(num_src: int, num_dst: int) -> None:
-    """Raises ValueError unless both numbers of nodes are 0 or more."""
+    """Raises TypeError or ValueError unless both numbers of nodes are integers from 0 on."""
     for name, count in (("num_src", num_src), ("num_dst", num_dst)):
+        if not isinstance(count, (int, torch.SymInt)) or isinstance(count, bool):
+            raise TypeError(f"Expected '{name}' to be an integer, got {count!r}")
         if count < 0:
             raise ValueError(f"Expected '{name}' to be 0 or more, got {count}")
 
 
-_lib.impl("group_by_dst", _group_by_dst_cpu, "CPU")
-_lib.impl("group_by_dst", _group_by_dst_cuda, "CUDA")
-_lib.impl("group_by_src", _group_by_src, "CPU")
-_lib.impl("group_by_src", _group_by_src, "CUDA")
+def _check_transposable(ptr: Tensor, idx: Tensor, num_src: int) -> None:
+    """Raises unless ``ptr`` and ``idx`` are those of edges by destination."""
+    edge = ptr.new_empty(0)
+    rows = Rows(ptr, idx, edge, *grouping.cut_rows(ptr, idx.numel()))
+    extent = Extent(ptr.numel() - 1, num_src, idx.numel(), num_src)
+    check_counts(num_src, 0)
+    require_sound("by_dst", rows, extent)
+
+
+for _key in ("CPU", "CUDA"):
+    _lib.impl("group_by_dst", _group_by_dst, _key)
+    _lib.impl("group_by_src", _group_by_src, _key)
 torch.library.register_fake("gatv2_pyg::group_by_dst", _group_by_dst_fake, lib=_lib)
 torch.library.register_fake("gatv2_pyg::group_by_src", _group_by_src_fake, lib=_lib)
 

@@ -98,7 +98,7 @@ class Graph:
                 row, col = edge_index.unbind(0)
                 grouping.check_range("source", row if sources_first else col, num_src)
                 grouping.check_range("destination", col if sources_first else row, num_dst)
-            *rows, facts = operators.group_by_dst(*arguments)
+            *rows, facts = operators.group_edges(*arguments)
             facts = operators.Facts(*facts.tolist())
             by_dst = operators.trim(Rows(*rows), facts)
             mark_sound(by_dst, Extent(num_dst, num_src, num_ids, num_src))
@@ -122,7 +122,11 @@ class Graph:
         """
         given = {"ptr": ptr, "idx": idx} if eid is None else {"ptr": ptr, "idx": idx, "eid": eid}
         for name, value in given.items():
-            _check_indices(name, value, idx)
+            _check_indices(name, value)
+            if value.device != ptr.device:
+                raise ValueError(
+                    f"Expected '{name}' to be on {ptr.device}, as 'ptr', got {value.device}"
+                )
         operators.check_counts(num_src, 0)
         if ptr.numel() == 0:
             raise ValueError("Expected 'ptr' to have num_dst + 1 elements, got none")
@@ -137,7 +141,9 @@ class Graph:
         else:
             with reading_values():
                 grouping.check_range("source", idx, num_src)
-                _check_ptr(ptr, num_ids)
+                grouping.check_pointers("'ptr'", ptr, num_ids)
+                if eid is not None:
+                    _check_permutation(eid)
                 rows = cls._csc_rows(ptr, idx, eid, dtype)
                 used = [table[table[:, 0] >= 0] for table in (rows.pieces, rows.cuts)]
                 rows = rows._replace(pieces=used[0], cuts=used[1])
@@ -172,28 +178,31 @@ class Graph:
 
     @property
     def by_dst(self) -> Rows:
-        """The edges grouped by destination, each row in order of ids."""
-        return self._by_dst
+        """The edges grouped by destination, each row in order of ids; a copy."""
+        return Rows(*(part.clone() for part in self._by_dst))
 
     @property
     def by_src(self) -> Rows:
-        """The edges grouped by range of destinations, then by source; built at first use.
+        """The edges grouped by range of destinations, then by source; a copy.
 
         The destinations are cut into ranges of the same length (see
         :func:`gatv2_pyg.graph.grouping.source_blocks`).  Row ``b * num_src + j`` holds the edges
         from source ``j`` to range ``b``, in order of destinations.
         """
+        return Rows(*(part.clone() for part in self._sources()))
+
+    def _sources(self) -> Rows:
         if self._by_src is None:
             self._by_src = self._group_by_src()
         return self._by_src
 
     def _group_by_src(self) -> Rows:
-        ptr, idx = self.by_dst.ptr, self.by_dst.idx
+        ptr, idx = self._by_dst.ptr, self._by_dst.idx
         if values_unknown(idx):
             *rows, _ = operators.group_by_src(ptr, idx, self.num_src, self.num_ids)
             return Rows(*rows)
         with reading_values():
-            *rows, facts = operators.group_by_src(ptr, idx, self.num_src, self.num_ids)
+            *rows, facts = operators.group_sources(ptr, idx, self.num_src, self.num_ids)
             by_src = operators.trim(Rows(*rows), operators.Facts(*facts.tolist()))
             extent = Extent(by_src.ptr.numel() - 1, self.num_dst, idx.numel(), self.num_src)
             mark_sound(by_src, extent, Ends(ptr, idx))
@@ -201,17 +210,17 @@ class Graph:
 
     def edges(self, with_sources: bool) -> Edges:
         """The grouped edges as the kernels take them, by source too if ``with_sources``."""
-        return Edges(self.by_dst, self.by_src if with_sources else None, self.num_ids)
+        return Edges(self._by_dst, self._sources() if with_sources else None, self.num_ids)
 
     @property
     def device(self) -> torch.device:
         """Where the graph's tensors are."""
-        return self.by_dst.ptr.device
+        return self._by_dst.ptr.device
 
     @property
     def num_edges(self) -> int:
         """The number of edges, added self-loops included (waits for the device)."""
-        return self.num_ids if self.complete else int(self.by_dst.ptr[-1])
+        return self.num_ids if self.complete else int(self._by_dst.ptr[-1])
 
     def __repr__(self) -> str:
         return (
@@ -220,7 +229,7 @@ class Graph:
         )
 
 
-def _check_indices(name: str, value: Tensor, idx: Tensor) -> None:
+def _check_indices(name: str, value: Tensor) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"Expected '{name}' to be a Tensor, got {type(value).__name__}")
     if value.layout != torch.strided or value.dtype not in operators.INDEX_DTYPES:
@@ -229,21 +238,18 @@ def _check_indices(name: str, value: Tensor, idx: Tensor) -> None:
         )
     if value.dim() != 1:
         raise ValueError(f"Expected '{name}' to be one-dimensional, got {list(value.shape)}")
-    if value.device != idx.device:
-        raise ValueError(f"Expected '{name}' to be on {idx.device}, as 'idx', got {value.device}")
 
 
-def _check_ptr(ptr: Tensor, num_edges: int) -> None:
-    first, last = int(ptr[0]), int(ptr[-1])
-    if first != 0 or last != num_edges:
+def _check_permutation(eid: Tensor) -> None:
+    if eid.numel() == 0:
+        return
+    low, high = torch.stack(torch.aminmax(eid)).tolist()
+    if low < 0 or high >= eid.numel():
         raise ValueError(
-            f"Expected 'ptr' to lead from 0 to {num_edges}, the number of edges in 'idx', got "
-            f"{first} to {last}"
+            f"Expected 'eid' to lie in [0, {eid.numel()}), got {low if low < 0 else high}"
         )
-    (steps,) = (ptr[1:] < ptr[:-1]).nonzero(as_tuple=True)
-    if steps.numel():
-        at = int(steps[0])
+    counts = torch.bincount(eid.long())
+    if int(counts.max()) > 1:
         raise ValueError(
-            f"Expected 'ptr' never to decrease, got {int(ptr[at])} and {int(ptr[at + 1])} at "
-            f"{at} and {at + 1}"
+            f"Expected 'eid' to hold every id once, got {int(counts.argmax())} several times"
         )

@@ -12,16 +12,28 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def check_dropout(dropout: float) -> None:
-    """Raises ValueError unless ``dropout`` is a probability."""
+    """Raises TypeError or ValueError unless ``dropout`` is a probability."""
+    _check_number("dropout", dropout)
     if not 0.0 <= dropout <= 1.0:
         raise ValueError(f"Expected 'dropout' to be between 0 and 1, got {dropout}")
+
+
+def check_slope(negative_slope: float) -> None:
+    """Raises TypeError unless ``negative_slope`` is a number."""
+    _check_number("negative_slope", negative_slope)
+
+
+def _check_number(name: str, value: float) -> None:
+    if not isinstance(value, (int, float, torch.SymFloat)) or isinstance(value, bool):
+        raise TypeError(f"Expected '{name}' to be a number, got {value!r}")
 
 
 def check_inputs(inputs: Inputs, num_src: int, num_dst: int, num_ids: int) -> None:
     """Raises TypeError or ValueError unless the tensors of a call fit each other and the graph."""
     x_src = inputs.x_src
     for name, value in zip(Inputs._fields, inputs, strict=True):
-        if value is not None and not isinstance(value, Tensor):
+        optional = name in ("edge_attr", "edge_weight")
+        if not isinstance(value, Tensor) and not (optional and value is None):
             raise TypeError(f"Expected '{name}' to be a Tensor, got {type(value).__name__}")
     if x_src.dim() != 3:
         raise ValueError(
@@ -77,6 +89,10 @@ def check_call(inputs: Inputs, edges: Edges, options: Options, acc: torch.dtype)
         ValueError: a tensor has the wrong shape, device or values, or a number is out of range.
     """
     by_dst = edges.by_dst
+    for name, value in (("x_src", inputs.x_src), *zip(by_dst._fields, by_dst, strict=True)):
+        if not isinstance(value, Tensor):
+            name = name if name == "x_src" else f"by_dst_{name}"
+            raise TypeError(f"Expected '{name}' to be a Tensor, got {value!r}")
     num_src, num_dst = inputs.x_src.size(0), by_dst.ptr.numel() - 1
     check_dropout(options.dropout)
     if edges.num_ids < 0:
@@ -123,6 +139,8 @@ def check_results(
         ("lse", outputs.lse, row[:2]),
         ("alpha", outputs.alpha, edge),
     ):
+        if value is None and name in ("out", "lse"):
+            raise TypeError(f"Expected '{name}' to be a Tensor, got None")
         if value is not None:
             _check_tensor(name, value, shape, inputs.x_src, same_dtype=False)
             if value.dtype != acc and name in ("out", "lse", "alpha"):

@@ -35,6 +35,9 @@ def draw_seed(device: torch.device) -> Tensor:
     It is drawn on the CPU, so that one seed gives one mask on every device; while a CUDA graph of
     ``device`` is captured, on that device, so that every replay draws anew.
     """
+    if torch._C._are_functorch_transforms_active():
+        # vmap knows torch's own random operations: one seed for all, or one for each.
+        return torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu")
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     where = device if capturing else torch.device("cpu")
     return torch.ops.gatv2_pyg.draw_seed.default(torch.empty((), dtype=torch.int64, device=where))

@@ -18,7 +18,13 @@ import gatv2_pyg
 from .harness import AUTO, CASES, REFERENCE, Layers, plain
 
 THREADS = 2
-_WAYS_OF_TORCH = ("torch.jit", "deprecated", "TypedStorage", "beta state", "Attempting to run cuBLAS")
+_WAYS_OF_TORCH = (
+    "torch.jit",
+    "deprecated",
+    "TypedStorage",
+    "beta state",
+    "Attempting to run cuBLAS",
+)
 
 
 def execute(name: str, variant: str, path: str) -> None:
@@ -32,9 +38,7 @@ def execute(name: str, variant: str, path: str) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         backend = (
-            gatv2_pyg.use_backend("reference")
-            if variant == REFERENCE
-            else contextlib.nullcontext()
+            gatv2_pyg.use_backend("reference") if variant == REFERENCE else contextlib.nullcontext()
         )
         try:
             with backend:

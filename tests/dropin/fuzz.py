@@ -21,10 +21,12 @@ import time
 
 from hypothesis import HealthCheck, Phase, given, settings
 
-from .fuzz_calls import calls, carry_out
+from .fuzz_draw import DOORS, calls
+from .fuzz_judge import carry_out
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _LIMIT = 30.0
+_START_LIMIT = 300.0
 
 
 class Executor:
@@ -47,7 +49,7 @@ class Executor:
         """What became of the call, as :func:`carry_out` tells it, or how the process ended."""
         self._process.stdin.write(base64.b64encode(pickle.dumps(call)) + b"\n")
         self._process.stdin.flush()
-        deadline = time.monotonic() + _LIMIT
+        deadline = time.monotonic() + (_LIMIT if self._pid else _START_LIMIT)
         while True:
             line = self._line(deadline)
             if line is None:
@@ -114,8 +116,25 @@ def _serve() -> None:
         os.write(1, (text.replace("\n", " ")[:3000] + "\n").encode())
 
 
-def search(executor: Executor, examples: int, counts: collections.Counter | None = None) -> None:
-    """Tries ``examples`` calls; raises AssertionError with the smallest call that does harm."""
+def search(
+    executor: Executor,
+    examples: int,
+    doors: tuple[str, ...] = DOORS,
+    counts: collections.Counter | None = None,
+    faults: dict[str, dict] | None = None,
+) -> None:
+    """Tries ``examples`` calls.
+
+    Args:
+        executor: carries the calls out.
+        examples: how many calls.
+        doors: which doors they use.
+        counts: counts what became of them, if given.
+        faults: takes one call of each fault, if given; else the first fault ends the search.
+
+    Raises:
+        AssertionError: a call did harm; the message holds the smallest such call found.
+    """
 
     @settings(
         max_examples=examples,
@@ -126,12 +145,15 @@ def search(executor: Executor, examples: int, counts: collections.Counter | None
         phases=(Phase.generate, Phase.shrink),
         print_blob=False,
     )
-    @given(calls())
+    @given(calls(doors))
     def harmless(call):
         text = executor(call)
         if counts is not None:
             counts[f"{call['door']}: {text.split(':')[0]}"] += 1
         good = text.startswith(("right", "refused", "both refuse"))
+        if faults is not None and not good:
+            faults.setdefault(f"{call['door']}: {text[:90]}", call)
+            return
         assert good, f"{text}\n{call}"
 
     harmless()
@@ -141,20 +163,25 @@ def main() -> int:
     """The long run: says how many calls ended how."""
     parser = argparse.ArgumentParser(prog="python -m tests.dropin.fuzz", description=__doc__)
     parser.add_argument("--examples", type=int, default=10_000)
+    parser.add_argument("--doors", nargs="+", choices=DOORS, default=DOORS)
+    parser.add_argument("--all", action="store_true", help="go on after a fault, list them all")
     parser.add_argument("--execute", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.execute:
         _execute()
         return 0
     executor, counts, start = Executor(), collections.Counter(), time.monotonic()
+    faults = {} if arguments.all else None
     try:
-        search(executor, arguments.examples, counts)
+        search(executor, arguments.examples, tuple(arguments.doors), counts, faults)
     finally:
         executor.close()
         for name, count in sorted(counts.items()):
             print(f"{count:8} {name}")
         print(f"{sum(counts.values()):8} calls in {time.monotonic() - start:.0f} s")
-    return 0
+    for text, call in (faults or {}).items():
+        print(text, call, sep="\n    ")
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

@@ -75,9 +75,7 @@ def case(
     def register(function):
         if name in CASES:
             raise ValueError(f"Expected a new name for a case, got {name!r} again")
-        CASES[name] = Case(
-            name, function, paths, both, fused, limit, slow, needs, tolerance, quiet
-        )
+        CASES[name] = Case(name, function, paths, both, fused, limit, slow, needs, tolerance, quiet)
         return function
 
     return register
@@ -101,6 +99,11 @@ class Layers:
     def ours(self) -> bool:
         """Whether the layers are ours."""
         return self.variant != PYG
+
+    @property
+    def backend(self) -> str:
+        """Our path, by the name of its backend."""
+        return "reference" if self.variant == REFERENCE else "auto"
 
     def __call__(self, *args, dtype: torch.dtype = torch.float64, **kwargs) -> torch.nn.Module:
         if not args:

@@ -116,7 +116,10 @@ def _outcome(path: str, answer: dict) -> dict:
     seconds = {"seconds": answer["seconds"]}
     code = answer["exit"]
     if code is None:
-        return {"status": "error", "text": f"still running after {answer['seconds']:.0f} s"} | seconds
+        return {
+            "status": "error",
+            "text": f"still running after {answer['seconds']:.0f} s",
+        } | seconds
     if code < 0:
         name = signal.Signals(-code).name
         return {"status": "error", "text": f"crashed with {name}\n{tail}"} | seconds

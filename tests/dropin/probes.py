@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 Check = Callable[[Any], str | None]
 
 
@@ -71,3 +73,32 @@ def names(text: str, *arguments: str) -> bool:
     return text.startswith(tuple(kind + "Expected " for kind in kinds)) and any(
         f"'{argument}'" in text for argument in arguments
     )
+
+
+def not_refused(probes, *arguments):
+    """What became of the calls that are not refused with the name of an argument."""
+    torch.set_num_threads(1)
+    found = {name: outcome(call) for name, call in probes.items()}
+    return [f"{k}: {v[:160]}" for k, v in found.items() if not names(v, *arguments)]
+
+
+def refused(probes, *arguments):
+    """Asserts that each call is refused with the name of an argument."""
+    wrong = not_refused(probes, *arguments)
+    assert not wrong, f"{len(wrong)} of {len(probes)} are not refused:\n" + "\n".join(wrong)
+
+
+def harmless(probes):
+    """Asserts that each call, with its check of the result if it has one, does no harm.
+
+    Returns:
+        What became of each call, by name.
+    """
+    torch.set_num_threads(1)
+    found = {
+        name: outcome(*probe) if isinstance(probe, tuple) else outcome(probe)
+        for name, probe in probes.items()
+    }
+    wrong = [f"{k}: {v[:160]}" for k, v in found.items() if harmful(v)]
+    assert not wrong, f"{len(wrong)} of {len(found)} do harm:\n" + "\n".join(wrong)
+    return found

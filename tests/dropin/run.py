@@ -1,4 +1,4 @@
-"""``python -m tests.dropin.run [WORD ...]``: runs the cases whose names hold a word, a line each."""
+"""``python -m tests.dropin.run [WORD ...]``: runs the cases whose names hold a word."""
 
 from __future__ import annotations
 

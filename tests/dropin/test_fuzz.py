@@ -13,4 +13,4 @@ def executor():
 
 
 def test_random_calls_do_no_harm(executor):
-    search(executor, 600)
+    search(executor, 400)

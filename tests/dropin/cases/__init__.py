@@ -2,7 +2,8 @@
 
 from . import (  # noqa: F401
     autograd,
-    bad_inputs,
+    bad_graphs,
+    bad_operators,
     compiling,
     derivatives,
     exporting,

@@ -114,9 +114,7 @@ def _(make):
 def _(make):
     conv, x = make(), features().requires_grad_()
     with ckpt.set_checkpoint_early_stop(False):
-        out = ckpt.checkpoint(
-            conv, x, edges(), use_reentrant=False, determinism_check="default"
-        )
+        out = ckpt.checkpoint(conv, x, edges(), use_reentrant=False, determinism_check="default")
         return step(conv, out, x=x)
 
 

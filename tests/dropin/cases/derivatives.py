@@ -49,9 +49,7 @@ for _vectorize in (False, True):
 @case("derivatives/jacobian, forward mode", fused=False)
 def _(make):
     conv, x, index = _small(make)
-    return AF.jacobian(
-        lambda v: conv(v, index), x, vectorize=True, strategy="forward-mode"
-    )
+    return AF.jacobian(lambda v: conv(v, index), x, vectorize=True, strategy="forward-mode")
 
 
 @case("derivatives/jacobian of attention and edge features, vectorize=True", fused=False)

@@ -39,11 +39,11 @@ for _loops in (True, False):
     def _(make, loops=_loops):
         return _tried(_exported(make(add_self_loops=loops).eval()).module())
 
-    @case(f"export/strict, dynamic N and E, {_text}", slow=True, fused=False)
+    @case(f"export/strict, dynamic N and E, {_text}", slow=True, fused=False, paths=("auto",))
     def _(make, loops=_loops):
         return _tried(_exported(make(add_self_loops=loops).eval(), strict=True).module())
 
-    @case(f"export/dynamic with edge features, {_text}", slow=True, fused=False)
+    @case(f"export/dynamic with edge features, {_text}", slow=True, fused=False, paths=("auto",))
     def _(make, loops=_loops):
         conv = make(add_self_loops=loops, edge_dim=3, fill_value=0.5).eval()
         return _tried(_exported(conv, edge_dim=3).module(), edge_dim=3)
@@ -59,18 +59,18 @@ class _Attention(torch.nn.Module):
         return out, index, alpha
 
 
-@case("export/returned attention", slow=True, fused=False)
+@case("export/returned attention", slow=True, fused=False, paths=("auto",))
 def _(make):
     return _tried(_exported(_Attention(make(add_self_loops=False)).eval()).module())
 
 
-@case("export/fixed sizes", slow=True, fused=False)
+@case("export/fixed sizes", slow=True, fused=False, paths=("auto",))
 def _(make):
     program = export(make().eval(), (features(), edges()))
     return program.module()(features(seed=3), edges(seed=3))
 
 
-@case("export/saved, loaded, decomposed", slow=True, fused=False)
+@case("export/saved, loaded, decomposed", slow=True, fused=False, paths=("auto",))
 def _(make):
     program, store = _exported(make(add_self_loops=False).eval()), io.BytesIO()
     torch.export.save(program, store)
@@ -79,18 +79,16 @@ def _(make):
     return [*_tried(again.module()), *_tried(again.run_decompositions().module())]
 
 
-@case("export/automatic dynamic dimensions, bipartite", slow=True, fused=False)
+@case("export/automatic dynamic dimensions, bipartite", slow=True, fused=False, paths=("auto",))
 def _(make):
     conv = make((SIZE, 5), 4, heads=2, add_self_loops=False).eval()
     auto = Dim.AUTO
     args = ((features(), features(7, 5)), edges(NODES, 7))
-    program = export(
-        conv, args, dynamic_shapes=(({0: auto}, {0: auto}), {1: auto}), strict=False
-    )
+    program = export(conv, args, dynamic_shapes=(({0: auto}, {0: auto}), {1: auto}), strict=False)
     return program.module()((features(20), features(11, 5)), edges(20, 11, count=60))
 
 
-@case("export/for training, then a gradient", slow=True, fused=False)
+@case("export/for training, then a gradient", slow=True, fused=False, paths=("auto",))
 def _(make):
     conv = make(add_self_loops=False)
     module = _exported(conv).module()
@@ -99,13 +97,17 @@ def _(make):
     return [x.grad, module.conv.att.grad if hasattr(module, "conv") else module.att.grad]
 
 
-@case("export/AOTInductor package, loaded and run", slow=True, limit=240, fused=False)
+@case(
+    "export/AOTInductor package, loaded and run",
+    slow=True,
+    limit=300,
+    fused=False,
+    paths=("auto",),
+)
 def _(make):
     program = _exported(make(add_self_loops=False, dtype=torch.float64).eval())
     with tempfile.TemporaryDirectory() as folder:
-        path = torch._inductor.aoti_compile_and_package(
-            program, package_path=f"{folder}/layer.pt2"
-        )
+        path = torch._inductor.aoti_compile_and_package(program, package_path=f"{folder}/layer.pt2")
         run = torch._inductor.aoti_load_package(path)
         with torch.no_grad():
             return _tried(run)

@@ -88,7 +88,6 @@ _WRITES = {
     "version counter preserved": _under_no_version,
     "both rows swapped": _swapped,
     "edges permuted through data": _permuted,
-    "swap_tensors": lambda index: torch.utils.swap_tensors(index, _new()),
     "map_": lambda index: index.map_(_new(), lambda _, value: value),
     "view of a view": lambda index: index.view(-1).data.view(2, -1)[:, ::2].copy_(_new()[:, ::2]),
     "random_": lambda index: index.random_(NODES, generator=torch.Generator().manual_seed(5)),
@@ -243,9 +242,7 @@ def _(make):
         index.copy_(edges())
         conv = make()
         first = conv(features(), index)
-        torch.from_file(file.name, shared=True, size=size, dtype=torch.long).copy_(
-            _new().view(-1)
-        )
+        torch.from_file(file.name, shared=True, size=size, dtype=torch.long).copy_(_new().view(-1))
         return [first, conv(features(), index)]
 
 

@@ -9,6 +9,8 @@ from torch_geometric.utils import (
     to_undirected,
 )
 
+from gatv2_pyg import Graph, gatv2_attention
+
 from ..harness import EDGES, NODES, SIZE, agree, attempt, case, edges, features, ours, step
 
 
@@ -82,6 +84,24 @@ def _(make):
     given = EdgeIndex(index, sparse_size=(NODES, NODES)).sort_by("col")
     attr = features(EDGES, 3)[given.indices]
     return [_trained(conv, given.values, attr), conv(features(), given.values.flip(0), attr)]
+
+
+@ours("layouts/Graph.from_edge_index of an EdgeIndex")
+def _(make):
+    index = edges()
+    x, att = features(NODES, 8).view(NODES, 2, 4), features(2, 4, seed=3)
+    for loops in (True, False):
+        found = [
+            gatv2_attention(
+                x,
+                x,
+                att,
+                Graph.from_edge_index(given, NODES, add_self_loops=loops),
+                backend=make.backend,
+            )
+            for given in (index, EdgeIndex(index, sparse_size=(NODES, NODES)))
+        ]
+        assert agree(*found) is True, agree(*found)
 
 
 @case("layouts/SparseTensor", needs=("torch_sparse",))
@@ -174,15 +194,6 @@ def _(make):
     return found
 
 
-@ours("edge features/what is computed of integers", fused=False)
-def _(make):
-    attr = (features(EDGES, 3, seed=1) * 3).round().long()
-    for loops, fill in ((True, 2.0), (False, "mean"), (True, "add"), (True, "max")):
-        conv = make(edge_dim=3, add_self_loops=loops, fill_value=fill)
-        found = conv(features(), edges(), attr)
-        assert agree(found, conv(features(), edges(), attr.double())) is True
-
-
 @case("edge features/1-D integers, float32 features of a float32 layer")
 def _(make):
     conv = make(edge_dim=1, dtype=torch.float32, add_self_loops=False)
@@ -209,13 +220,9 @@ def _(make):
     found = []
     for loops in (True, False):
         conv = make(add_self_loops=loops, edge_dim=3)
-        found.append(
-            conv(features(), edges(), features(EDGES, 3), return_attention_weights=True)
-        )
+        found.append(conv(features(), edges(), features(EDGES, 3), return_attention_weights=True))
         found.append(conv(features(), edges(), features(EDGES, 3), True))
-        found.append(
-            conv(features(), edges(), features(EDGES, 3), return_attention_weights=False)
-        )
+        found.append(conv(features(), edges(), features(EDGES, 3), return_attention_weights=False))
     return found
 
 

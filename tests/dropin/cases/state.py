@@ -76,7 +76,11 @@ def _(make):
 
 @ours("state/weights load both ways, strictly")
 def _(make):
-    for options in ({}, {"edge_dim": 3, "residual": True}, {"share_weights": True, "concat": False}):
+    for options in (
+        {},
+        {"edge_dim": 3, "residual": True},
+        {"share_weights": True, "concat": False},
+    ):
         conv = make(SIZE, 4, heads=2, **options)
         theirs = torch_geometric.nn.GATv2Conv(SIZE, 4, heads=2, **options).double()
         theirs.load_state_dict(conv.state_dict(), strict=True)

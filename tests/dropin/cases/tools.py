@@ -83,10 +83,7 @@ def _hetero():
 def _(make):
     x, index = _hetero()
     conv = pyg.HeteroConv(
-        {
-            kind: make((SIZE, SIZE), 4, heads=2, add_self_loops=kind[0] == kind[2])
-            for kind in index
-        },
+        {kind: make((SIZE, SIZE), 4, heads=2, add_self_loops=kind[0] == kind[2]) for kind in index},
         aggr="sum",
     )
     out = conv(x, index)

@@ -186,7 +186,9 @@ def _(make):
 
 def _graphed(make, mode, **options):
     conv, x, index = make(**options), features(), edges()
-    graph = make_fx(lambda v, i: conv(v, i), tracing_mode=mode, _allow_non_fake_inputs=True)(x, index)
+    graph = make_fx(lambda v, i: conv(v, i), tracing_mode=mode, _allow_non_fake_inputs=True)(
+        x, index
+    )
     return [graph(x, index), graph(features(seed=2), index)]
 
 
@@ -203,9 +205,9 @@ def _(make):
 @case("make_fx/symbolic, then other sizes", fused=False)
 def _(make):
     conv = make(add_self_loops=False)
-    graph = make_fx(
-        lambda v, i: conv(v, i), tracing_mode="symbolic", _allow_non_fake_inputs=True
-    )(features(), edges())
+    graph = make_fx(lambda v, i: conv(v, i), tracing_mode="symbolic", _allow_non_fake_inputs=True)(
+        features(), edges()
+    )
     return [graph(features(), edges()), graph(features(30), edges(30, count=77))]
 
 

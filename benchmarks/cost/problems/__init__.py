@@ -1,0 +1,1 @@
+"""What cost is measured on, and checked against."""

@@ -1,0 +1,160 @@
+"""What the layer must reach, and whether it does: every verdict is computed from the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.cost.bench import RUNS
+from benchmarks.cost.problems.floor import STEP_GATHERS
+from benchmarks.harness import quantities
+from benchmarks.harness.measuring.race import ratio
+from benchmarks.harness.reporting.result import Table
+from benchmarks.layers.contestants import COMPILED, GAT, OURS, PYG_GATV2
+
+Data = Mapping[str, Any]
+
+CPU_FLOOR = {"random-8x16": 2.2, "random-1x128": 1.8, "tolokers": 2.5}
+CUDA_CASES = ("large-8x16", "tolokers")
+CUDA_FLOOR_CASES = ("large-8x16", "large-1x128")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One requirement. ``measured`` is None where it could not be measured."""
+
+    what: str
+    where: str
+    limit: float
+    measured: float | None
+    at_least: bool = False
+    goal: bool = False
+    runs: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        if self.measured is None:
+            return None
+        return self.measured >= self.limit if self.at_least else self.measured <= self.limit
+
+    def row(self) -> list[str]:
+        show = (lambda value: f"{value:.0f}") if self.runs else _exact
+        verdict = {True: "met", False: "not met", None: "not measured"}[self.met]
+        return [
+            self.what,
+            self.where,
+            f"{'≥' if self.at_least else '≤'} {show(self.limit)}",
+            "–" if self.measured is None else show(self.measured),
+            f"goal {verdict}" if self.goal else verdict,
+        ]
+
+
+def _exact(value: float) -> str:
+    """A ratio with the digits a limit needs."""
+    return f"{value:.1f}×" if value >= 10 else f"{value:.2f}×"
+
+
+GATHERS = {"forward": 1, "backward": STEP_GATHERS - 1, "step": STEP_GATHERS}
+
+
+def over_floor(value: Data, what: str) -> list[float] | None:
+    """Kernel time over the floor, a gather for each of :data:`GATHERS`: quantiles of the rounds."""
+    ratios = value.get("kernels", {}).get("ratios", {}).get(what)
+    return None if ratios is None else [ratio / GATHERS[what] for ratio in ratios]
+
+
+def _floor(value: Data, what: str) -> float | None:
+    found = over_floor(value, what)
+    return None if found is None else found[quantities.MEDIAN]
+
+
+def _faster(value: Data, what: str, peer: str) -> float | None:
+    return ratio(value.get(what), peer, OURS.key)
+
+
+def _cpu(data: Data) -> Iterator[Target]:
+    for key, limit in CPU_FLOOR.items():
+        if key not in data["cases"]:
+            continue
+        value = data["cases"][key]
+        where = value["label"]
+        step = {peer: _faster(value, "step", peer.key) for peer in (PYG_GATV2, COMPILED, GAT)}
+        forward = _faster(value, "forward", PYG_GATV2.key)
+        yield Target("forward, PyG GATv2Conv over this layer", where, 30, forward, True)
+        yield Target("training step, PyG GATv2Conv", where, 18, step[PYG_GATV2], True)
+        if COMPILED.key in value["step"]["seconds"] or COMPILED.key in value["failures"]:
+            yield Target("training step, PyG under torch.compile", where, 9, step[COMPILED], True)
+        yield Target("training step, PyG GATConv", where, 10, step[GAT], True)
+        kernel = _floor(value, "forward")
+        yield Target("forward kernel over the floor", where, limit, kernel)
+        yield Target("forward kernel over the floor", where, 1.5, kernel, goal=True)
+        kernel = _floor(value, "step")
+        yield Target("step kernels over the floor", where, 2, kernel, goal=True)
+    yield from _hubs(data, 1.5)
+    for key, raced in data["dropout"].items():
+        measured = ratio(raced, "dropout", "none")
+        where = data["cases"][key]["label"]
+        yield Target("training step, with dropout over without", where, 1.15, measured)
+    for what in ("forward", "forward, new graph"):
+        measured = ratio(data["overhead"].get(what), OURS.key, PYG_GATV2.key)
+        yield Target(f"{what}, this layer over PyG GATv2Conv", "30 nodes", 1, measured)
+    yield from _repeatable(data)
+
+
+def _cuda(data: Data) -> Iterator[Target]:
+    for key in CUDA_CASES:
+        if key in data["cases"]:
+            value = data["cases"][key]
+            step = [_faster(value, "step", peer.key) for peer in (PYG_GATV2, COMPILED)]
+            where = value["label"]
+            yield Target("training step, PyG GATv2Conv over this layer", where, 10, step[0], True)
+            yield Target("training step, PyG under torch.compile", where, 4, step[1], True)
+    for key in CUDA_FLOOR_CASES:
+        if key in data["cases"]:
+            value = data["cases"][key]
+            for what in ("forward", "backward"):
+                measured = _floor(value, what)
+                yield Target(f"{what} kernels over the floor", value["label"], 3, measured)
+    yield from _hubs(data, 2)
+    yield from _repeatable(data)
+
+
+def _hubs(data: Data, limit: float) -> Iterator[Target]:
+    for what, raced in data.get("hubs", {}).items():
+        for key in ("star", "reversed-star"):
+            if key in raced["seconds"]:
+                measured = ratio(raced, key, "random-8x16")
+                where = data["cases"][key]["label"]
+                name = "training step" if what == "step" else what
+                yield Target(f"{name}, over the random graph", where, limit, measured)
+
+
+def _repeatable(data: Data) -> Iterator[Target]:
+    for value in data["repeatability"].values():
+        equal = value[OURS.key]
+        yield Target(
+            f"runs of {RUNS} with the same bits", value["label"], RUNS, equal, True, runs=True
+        )
+
+
+def targets(data: Data) -> list[Target]:
+    """The requirements on the cases that were measured."""
+    return list(_cpu(data) if data["device"] == "cpu" else _cuda(data))
+
+
+def table(found: Sequence[Target]) -> Table:
+    """The requirements with what was measured and the verdict."""
+    return Table(
+        "Must reach",
+        ["requirement", "case", "limit", "measured", ""],
+        [target.row() for target in found],
+        note="Ratios within rounds of one run, their median.",
+    )
+
+
+def summary(found: Sequence[Target]) -> str:
+    """How many of the requirements (goals not counted) are met."""
+    required = [target for target in found if not target.goal]
+    met = sum(bool(target.met) for target in required)
+    return f"{met} of {len(required)} requirements met"

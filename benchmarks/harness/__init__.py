@@ -1,0 +1,1 @@
+"""What every benchmark runs in: command-line options, sessions, kept units, environment."""

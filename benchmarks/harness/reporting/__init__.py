@@ -1,0 +1,1 @@
+"""Result files, pictures, the report and README."""

@@ -1,0 +1,1 @@
+"""The layers that are compared, and the networks made of them."""

@@ -1,0 +1,1 @@
+"""What dynamic attention buys: accuracy studies."""

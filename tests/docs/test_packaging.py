@@ -1,0 +1,48 @@
+"""What is written about a release in several places is the same, and what it promises was run."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+
+import gatv2_pyg
+from tests.docs.pages import PROJECT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
+
+PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+CONSTRAINTS = (PROJECT / "constraints.txt").read_text(encoding="utf-8")
+
+
+def test_one_version() -> None:
+    version = gatv2_pyg.__version__
+    citation = (PROJECT / "CITATION.cff").read_text(encoding="utf-8")
+    changelog = (PROJECT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert PYPROJECT["project"]["dynamic"] == ["version"]
+    assert PYPROJECT["tool"]["scikit-build"]["metadata"]["version"]["input"] == (
+        "gatv2_pyg/__init__.py"
+    )
+    assert re.search(r"^version: (.+)$", citation, re.M)[1] == version
+    assert re.findall(r"^## \[(\d.*?)\]", changelog, re.M)[0] == version
+
+
+@pytest.mark.parametrize("package", ["torch", "torch_geometric"])
+def test_lower_bounds_are_what_was_run(package: str) -> None:
+    """The bound is the version that the tests are pinned to, or a prefix of it."""
+    (requirement,) = (
+        text for text in PYPROJECT["project"]["dependencies"] if text.startswith(f"{package}>=")
+    )
+    bound = requirement.partition(">=")[2]
+    pinned = re.search(rf"^{package.replace('_', '[-_]')}==([\d.]+)", CONSTRAINTS, re.M)[1]
+    assert f"{pinned}.".startswith(f"{bound}.")
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert f"{package} ≥ {bound}" in readme
+
+
+def test_type_checkers_find_the_types() -> None:
+    assert (PROJECT / "gatv2_pyg" / "py.typed").is_file()

@@ -1,0 +1,48 @@
+"""Self-loop features in a fixed order, and what a layer makes of an adjacency."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch_geometric.utils import scatter
+
+from gatv2_pyg.graph.adjacency import Neighbours, reduce_in_order
+
+
+@pytest.mark.parametrize("reduce", ["sum", "add", "mean", "mul"])
+@pytest.mark.parametrize("size", [(), (3,)])
+def test_reductions_in_order_are_those_of_pyg(reduce, size):
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.randn(50, *size, generator=rng, dtype=torch.float64, requires_grad=True)
+    group = torch.randint(8, (50,), generator=rng)
+    got = reduce_in_order(rows, group, 9, reduce)
+    want = scatter(rows, group, 0, 9, reduce)
+    torch.testing.assert_close(got, want)
+    weight = torch.randn(want.shape, generator=rng, dtype=torch.float64)
+    mine, theirs = (torch.autograd.grad((v * weight).sum(), rows)[0] for v in (got, want))
+    torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
+def test_reductions_in_order_have_second_derivatives(reduce):
+    rows = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
+    group = torch.tensor([0, 2, 2, 0, 1, 2])
+    torch.autograd.gradgradcheck(lambda r: reduce_in_order(r, group, 4, reduce).sin(), rows)
+
+
+@pytest.mark.parametrize("flow", ["source_to_target", "target_to_source"])
+def test_ids_name_the_edges_that_are_returned(flow):
+    edge_index = torch.tensor([[0, 1, 2, 2, 0], [1, 1, 0, 2, 1]])
+    edge_attr = torch.arange(5.0)
+    neighbours = Neighbours.of(
+        edge_index,
+        edge_attr,
+        num_src=3,
+        num_dst=3,
+        self_loops=True,
+        fill_value=-1.0,
+        flow=flow,
+    )
+    assert neighbours.ids().tolist() == [0, 2, 4, 5, 6, 7]
+    assert neighbours.with_self_loops().tolist() == [[0, 2, 0, 0, 1, 2], [1, 0, 1, 0, 1, 2]]
+    assert neighbours.features().tolist() == [0, 1, 2, 3, 4, -1, -1, -1]

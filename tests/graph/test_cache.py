@@ -1,0 +1,110 @@
+"""What the graph cache tells apart, what it keeps, and when it is not asked."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from gatv2_pyg import GATv2Conv, set_graph_cache
+from gatv2_pyg.graph import cache
+
+
+@pytest.fixture(autouse=True)
+def empty():
+    set_graph_cache(False)
+    set_graph_cache(True)
+    yield
+    set_graph_cache(True)
+
+
+def count_builds():
+    made = []
+
+    def build():
+        made.append(object())
+        return made[-1]
+
+    return made, build
+
+
+def test_a_tensor_is_built_for_once_and_again_when_it_changed():
+    index = torch.randint(9, (2, 40))
+    made, build = count_builds()
+    first = cache.cached(index, "flags", build)
+    assert cache.cached(index, "flags", build) is first
+    index.data[0, 3] += 1
+    assert cache.cached(index, "flags", build) is not first
+    assert len(made) == 2
+
+
+def test_flags_are_told_apart():
+    index = torch.randint(9, (2, 40))
+    _, build = count_builds()
+    assert cache.cached(index, "a", build) is not cache.cached(index, "b", build)
+
+
+def test_equal_contents_of_another_shape_are_told_apart():
+    _, build = count_builds()
+    index = torch.zeros(2, 6, dtype=torch.int64)
+    first = cache.cached(index, "flags", build)
+    index.resize_(2, 4)
+    assert cache.cached(index, "flags", build) is not first
+
+
+def test_layers_of_opposite_flow_share_a_tensor():
+    x, index = torch.randn(7, 3), torch.tensor([[0, 1, 2, 5], [3, 3, 4, 6]])
+    there = GATv2Conv(3, 2, add_self_loops=False)
+    back = GATv2Conv(3, 2, add_self_loops=False, flow="target_to_source")
+    back.load_state_dict(there.state_dict())
+    there(x, index)
+    torch.testing.assert_close(back(x, index), there(x, index.flip(0)))
+
+
+def test_entries_of_a_tensor_are_bounded():
+    index = torch.randint(9, (2, 40))
+    for flags in range(100):
+        cache.cached(index, flags, object)
+    assert len(cache._made[index]) <= cache._MAX_PER_TENSOR + 1
+
+
+def test_neither_tensor_nor_value_is_kept_alive():
+    index = torch.randint(9, (2, 40))
+    value = cache.cached(index, "flags", lambda: torch.ones(3))
+    refs = weakref.ref(index), weakref.ref(value)
+    del index, value
+    gc.collect()
+    assert [ref() for ref in refs] == [None, None]
+
+
+def test_off_means_off():
+    index = torch.randint(9, (2, 40))
+    made, build = count_builds()
+    set_graph_cache(False)
+    cache.cached(index, "flags", build)
+    cache.cached(index, "flags", build)
+    assert len(made) == 2
+
+
+def test_without_compiled_kernels_nothing_is_kept_on_cpu(monkeypatch):
+    index = torch.randint(9, (2, 40))
+    monkeypatch.setattr(cache.grouping, "cpu_kernels", lambda: None)
+    made, build = count_builds()
+    cache.cached(index, "flags", build)
+    cache.cached(index, "flags", build)
+    assert len(made) == 2
+
+
+def test_the_content_check_of_devices_sees_every_element():
+    index = torch.randint(9, (50,))
+    hashes = {cache._weighted_sum(index)}
+    for position in range(50):
+        other = index.clone()
+        other[position] += 1
+        hashes.add(cache._weighted_sum(other))
+    swapped = torch.arange(50)
+    swapped[[3, 4]] = swapped[[4, 3]]
+    hashes |= {cache._weighted_sum(torch.arange(50)), cache._weighted_sum(swapped)}
+    assert len(hashes) == 53

@@ -1,0 +1,156 @@
+"""Corners of the layer, each held to PyG's class."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch_geometric.nn
+
+from gatv2_pyg import GATv2Conv, use_backend
+from gatv2_pyg.backends import refusal, requested_backend
+
+PATHS = ["auto", "reference"]
+
+
+def pair(*args, **options):
+    """Both layers with the same weights, in float64."""
+    theirs = torch_geometric.nn.GATv2Conv(*args, **options).double()
+    mine = GATv2Conv(*args, **options).double()
+    mine.load_state_dict(theirs.state_dict())
+    return mine, theirs
+
+
+def problem(*shape: int):
+    rng = torch.Generator().manual_seed(0)
+    return torch.randn(*shape, generator=rng, dtype=torch.float64), torch.randint(
+        shape[0], (2, 60), generator=rng
+    )
+
+
+def test_auto_is_fused_on_cpu():
+    """Asked of nobody: where the kernels refuse, tests that ask them are skipped."""
+    conv, (x, index) = GATv2Conv(4, 3, heads=2), problem(9, 4)
+    assert conv.backend_for(x.float(), index).name == "fused"
+    assert refusal("fused", torch.device("cpu"), torch.float32) is None
+
+
+@pytest.mark.parametrize("backend", PATHS)
+def test_shared_weights_with_a_pair_use_both(backend):
+    mine, theirs = pair(4, 3, heads=2, share_weights=True)
+    x, index = problem(9, 4)
+    other = torch.randn_like(x)
+    with use_backend(backend):
+        torch.testing.assert_close(mine((x, other), index), theirs((x, other), index))
+
+
+def test_reset_parameters_draws_all_of_them():
+    conv = GATv2Conv(4, 3, heads=2, edge_dim=5, residual=True)
+    before = {name: value.clone() for name, value in conv.named_parameters()}
+    torch.nn.init.ones_(conv.bias)
+    conv.reset_parameters()
+    for name, value in conv.named_parameters():
+        drawn = name != "bias"
+        assert torch.equal(value, before[name]) != drawn, name
+
+
+def test_a_layer_pickled_before_it_had_a_backend():
+    conv, (x, index) = GATv2Conv(4, 3), problem(9, 4)
+    old = copy.deepcopy(conv)
+    for name in ("backend", "_warned_of_missing_edge_attr"):
+        del old.__dict__[name]
+    new = pickle.loads(pickle.dumps(old))
+    assert new.backend == "auto"
+    torch.testing.assert_close(new(x.float(), index), conv(x.float(), index))
+
+
+@pytest.mark.parametrize("backend", PATHS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_returned_coefficients_have_the_dtype_of_the_layer(backend, dtype):
+    conv, (x, index) = GATv2Conv(4, 3, backend=backend).to(dtype), problem(9, 4)
+    out, (_, alpha) = conv(x.to(dtype), index, return_attention_weights=True)
+    assert out.dtype == alpha.dtype == dtype
+
+
+@pytest.mark.parametrize("backend", PATHS)
+def test_float64_under_autocast_is_left_alone(backend):
+    mine, theirs = pair(4, 3, heads=2)
+    x, index = problem(9, 4)
+    with torch.autocast("cpu", torch.bfloat16), use_backend(backend):
+        out = mine(x, index)
+    assert out.dtype == torch.float64
+    torch.testing.assert_close(out, theirs(x, index), rtol=1e-12, atol=1e-12)
+
+
+def test_nested_overrides():
+    with use_backend("reference"):
+        with use_backend("fused"):
+            assert requested_backend("auto") == "fused"
+        assert requested_backend("auto") == "reference"
+    assert requested_backend("auto") == "auto"
+
+
+def test_forward_mode_goes_by_message_passing():
+    mine, theirs = pair(4, 3, heads=2)
+    x, index = problem(9, 4)
+    tangent = torch.randn_like(x)
+    values = []
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, tangent)
+        for conv in (mine, theirs):
+            values.append(torch.autograd.forward_ad.unpack_dual(conv(dual, index)))
+        assert mine.backend_for(dual, index).name == "reference"
+    torch.testing.assert_close(values[0].tangent, values[1].tangent)
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "register_full_backward_pre_hook",
+    ],
+)
+@pytest.mark.parametrize("where", ["lin_l", "lin_r", "lin_edge", "aggr_module"])
+def test_hooks_of_submodules_are_called(register, where):
+    x, index = problem(9, 4)
+    edge_attr = torch.randn(60, 5, dtype=torch.float64)
+    calls = []
+    for name, conv in zip(("mine", "theirs"), pair(4, 3, edge_dim=5), strict=True):
+        getattr(getattr(conv, where), register)(lambda *_, name=name: calls.append(name))
+        conv(x.requires_grad_(), index, edge_attr.requires_grad_()).sum().backward()
+    assert calls.count("mine") == calls.count("theirs") > 0
+
+
+def test_an_overridden_message_and_aggregate_is_used():
+    class Own(GATv2Conv):
+        def message_and_aggregate(self, edge_index):
+            raise NotImplementedError
+
+    x, index = problem(9, 4)
+    reason = Own(4, 3).double().backend_for(x, index).reason
+    assert "'message_and_aggregate' is overridden" in reason
+
+
+def test_evaluation_drops_nothing():
+    conv, (x, index) = GATv2Conv(4, 3, dropout=0.9).double().eval(), problem(9, 4)
+    assert torch.equal(conv(x, index), conv(x, index))
+    _, (edges, alpha) = conv(x, index, return_attention_weights=True)
+    total = torch.zeros(9, 1, dtype=torch.float64).index_add(0, edges[1], alpha)
+    torch.testing.assert_close(total, torch.ones_like(total))
+
+
+@pytest.mark.parametrize("backend", PATHS)
+def test_second_derivatives_keep_the_dropout_mask(backend):
+    """Under ``create_graph`` the first derivative is that of the mask that forward drew."""
+    conv, (x, index) = GATv2Conv(4, 3, dropout=0.5, backend=backend).double(), problem(9, 4)
+    x.requires_grad_()
+    grads = []
+    for create_graph in (False, True):
+        torch.manual_seed(3)
+        out = conv(x, index).sin().sum()
+        grads.append(torch.autograd.grad(out, x, create_graph=create_graph)[0].detach())
+    torch.testing.assert_close(*grads)
