@@ -1,4 +1,7 @@
 // The functions the launcher calls, and the choice of instruction set.
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <stddef.h>
 
 #include "structure.h"
@@ -42,9 +45,11 @@ bool runs(int isa) {
   if (!kTables[isa][0]) return false;
   if (isa == 0) return true;
 #if defined(__x86_64__)
+  // Not every compiler knows the name of F16C.
+  unsigned a, b, c, d;
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c");
+                    __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
   if (isa == 1 || !avx2) return avx2;
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");

@@ -143,7 +143,8 @@ class Forward {
     for (int b = 0; b < c_.scores.blocks; ++b) {
       const V total = c_.scores.fold_sum(load(w.weights + b * W));
       store(w.scale + b * W, (A)1 / total);
-      store(w.weights + b * W, load(w.max + b * W) + log<A>(total));
+      // The difference is 0, and NaN where a score was.
+      store(w.weights + b * W, load(w.max + b * W) + log<A>(total) + (total - total));
     }
     memcpy(lse_ + row * c_.plan.heads, w.weights, sizeof(A) * c_.plan.heads);
     c_.put_row(out_ + row * c_.plan.row, w.sum_a, w.scale, past_caches_);
