@@ -3,7 +3,10 @@
 # make lint    style and types
 # make build   the C++ kernels again, after a change to them
 # make docs    the site, into build/site
-# make sanitize  the kernel tests on a build with address and undefined-behaviour checks
+# make sanitize  kernel tests on a build with address and undefined-behaviour checks
+# make clang     kernel tests on a build by clang
+# make fuzz      a fuzz of the C doors, with the same checks (clang; ARGS: how many inputs)
+# make microbench  the passes alone (ARGS="--against LIBRARY": and those of another build)
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: bench test lint build docs sanitize clean
+.PHONY: bench test lint build docs sanitize clang fuzz microbench clean
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -32,6 +35,15 @@ docs: $(VENV)/.docs
 
 sanitize: $(VENV)/.test
 	bash tests/sanitize/run.sh $(BIN)/python
+
+clang: $(VENV)/.test
+	bash tests/sanitize/clang.sh $(BIN)/python
+
+fuzz:
+	bash tests/sanitize/fuzz.sh $(ARGS)
+
+microbench: $(VENV)/.base
+	$(BIN)/python -m tests.native.microbench $(ARGS)
 
 # torch comes first and alone: what is installed after it takes the version that is there.
 $(VENV)/.base: constraints.txt pyproject.toml

@@ -1,12 +1,13 @@
 """The fused CPU kernels: the launcher of the C++ beside this file.
 
-The library has a plain C interface and is called through ctypes, which releases the GIL.  Each
-call packs its arguments into one record of 64-bit fields, in the order of ``Arguments`` in abi.h.
+The library has a plain C interface and is called through ctypes, which releases the GIL.  All
+tensors are contiguous and on the CPU, and the rows are sound (see :func:`check_rows`).
 """
 
 from __future__ import annotations
 
-import struct
+import ctypes
+from ctypes import byref
 
 import torch
 from torch import Tensor
@@ -19,74 +20,50 @@ from gatv2_pyg.kernels.contract import (
     Options,
     OutputGrads,
     Outputs,
-    Rows,
 )
+from gatv2_pyg.kernels.cpu import abi
 from gatv2_pyg.kernels.cpu.library import check_status, library, num_threads, unavailable
-from gatv2_pyg.kernels.cpu.structure import content_hash, group_by_dst, transpose
+from gatv2_pyg.kernels.cpu.structure import (
+    check_rows,
+    content_hash,
+    group_by_dst,
+    grouped_edges,
+    piece_tables,
+    transpose,
+)
 
-__all__ = ["backward", "content_hash", "forward", "group_by_dst", "transpose", "unavailable"]
+__all__ = [
+    "backward",
+    "check_rows",
+    "content_hash",
+    "forward",
+    "group_by_dst",
+    "piece_tables",
+    "transpose",
+    "unavailable",
+]
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-_COMMON = struct.Struct("10q 5q 2d q")
-_REST = struct.Struct("3q 7q 7q 7q")
-_NO_EDGES = (0,) * 7
-
-
-def _common(inputs: Inputs, edges: Edges, options: Options, src_blocks: int) -> bytes:
-    num_src, heads, channels = inputs.x_src.shape
-    return _COMMON.pack(
-        _DTYPES[inputs.x_src.dtype],
-        edges.by_dst.ptr.dtype == torch.int64,
-        num_threads(),
-        num_src,
-        inputs.x_dst.size(0),
-        heads,
-        channels,
-        0 if inputs.edge_attr is None else inputs.edge_attr.size(1),
-        edges.num_ids,
-        src_blocks,
-        *(_pointer(value) for value in inputs),
-        options.negative_slope,
-        options.dropout,
-        int(options.seed),
-    )
-
-
-def _rows(rows: Rows) -> tuple[int, ...]:
-    return (
-        rows.ptr.data_ptr(),
-        rows.idx.data_ptr(),
-        rows.edge.data_ptr() if rows.edge.numel() else 0,
-        rows.pieces.data_ptr(),
-        rows.pieces.size(0),
-        rows.cuts.data_ptr(),
-        rows.cuts.size(0),
-    )
-
-
-def _pointer(value: Tensor | None) -> int:
-    return 0 if value is None else value.data_ptr()
 
 
 def forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bool) -> Outputs:
     """Equations (1)-(3).
 
-    All tensors are contiguous and on the CPU; the index tensors are all int32 or all int64.
+    Raises:
+        MemoryError: there is no room for the scratch memory.
     """
-    lib = library()
-    num_dst, heads, channels = inputs.x_dst.shape
-    floats = {"dtype": inputs.att.dtype, "device": "cpu"}
-    out = torch.empty((num_dst, heads, channels), **floats)
-    lse = torch.empty((num_dst, heads), **floats)
-    alpha = torch.empty((edges.num_ids, heads), **floats) if return_attention else None
-    args = _common(inputs, edges, options, src_blocks=0) + _REST.pack(
-        *(_pointer(value) for value in (out, lse, alpha)),
-        *_rows(edges.by_dst),
-        *_NO_EDGES,
-        *_NO_EDGES,
+    x_dst, att = inputs.x_dst, inputs.att
+    outputs = Outputs(
+        out=torch.empty(x_dst.shape, dtype=att.dtype, device="cpu"),
+        lse=torch.empty(x_dst.shape[:2], dtype=att.dtype, device="cpu"),
+        alpha=torch.empty((edges.num_ids, att.size(0)), dtype=att.dtype, device="cpu")
+        if return_attention
+        else None,
     )
-    check_status(lib.handle.gatv2_forward(args, lib.isa_number))
-    return Outputs(out, lse, alpha)
+    args = _arguments(inputs, edges, options, outputs)
+    lib = library()
+    check_status(lib.handle.gatv2_forward(byref(args), lib.isa_number))
+    return outputs
 
 
 def backward(
@@ -97,24 +74,66 @@ def backward(
     options: Options,
     needs: Needs,
 ) -> InputGrads:
-    """Equations (4)-(8)."""
+    """Equations (4)-(8).
+
+    Raises:
+        MemoryError: there is no room for the scratch memory.
+    """
+    found = InputGrads(*map(_grad_of, inputs, needs))
+    args = _arguments(inputs, edges, options, outputs)
+    if found.x_src is not None:
+        if edges.by_src is None:
+            raise ValueError("Expected 'edges' by source for the gradient of 'x_src', got None")
+        args.by_src = grouped_edges(*edges.by_src)
+        args.src_blocks = (edges.by_src.ptr.numel() - 1) // max(inputs.x_src.size(0), 1)
+    args.grad_out, args.grad_alpha = _address(grads.out), _address(grads.alpha)
+    args.d_x_src, args.d_x_dst = _address(found.x_src), _address(found.x_dst)
+    args.d_att = _address(found.att)
+    args.d_edge_attr = _address(found.edge_attr)
+    args.d_edge_weight = _address(found.edge_weight)
     lib = library()
-    found = InputGrads(
-        *(
-            torch.empty_like(value) if needed and value is not None else None
-            for value, needed in zip(inputs, needs, strict=True)
-        )
-    )
-    by_src, blocks = _NO_EDGES, 0
-    if needs.x_src and edges.by_src is not None:
-        by_src = _rows(edges.by_src)
-        blocks = (edges.by_src.ptr.numel() - 1) // max(inputs.x_src.size(0), 1)
-    args = _common(inputs, edges, options, src_blocks=blocks) + _REST.pack(
-        *(_pointer(value) for value in outputs),
-        *_rows(edges.by_dst),
-        *by_src,
-        *(_pointer(value) for value in grads),
-        *(_pointer(value) for value in found),
-    )
-    check_status(lib.handle.gatv2_backward(args, lib.isa_number))
+    check_status(lib.handle.gatv2_backward(byref(args), lib.isa_number))
     return found
+
+
+def _grad_of(value: Tensor | None, needed: bool) -> Tensor | None:
+    if value is None or not needed:
+        return None
+    return torch.empty(value.shape, dtype=value.dtype, device="cpu")
+
+
+def _address(value: Tensor | None) -> int | None:
+    return None if value is None else value.data_ptr()
+
+
+def _arguments(
+    inputs: Inputs, edges: Edges, options: Options, outputs: Outputs
+) -> ctypes.Structure:
+    """What both directions take."""
+    num_src, heads, channels = inputs.x_src.shape
+    edge_dim = 0
+    if inputs.edge_attr is not None and inputs.edge_weight is not None:
+        edge_dim = inputs.edge_attr.size(1)
+    return abi.Arguments(
+        dtype=_DTYPES[inputs.x_src.dtype],
+        wide_index=edges.by_dst.ptr.dtype == torch.int64,
+        threads=num_threads(),
+        num_src=num_src,
+        num_dst=inputs.x_dst.size(0),
+        heads=heads,
+        channels=channels,
+        edge_dim=edge_dim,
+        num_ids=edges.num_ids,
+        x_src=inputs.x_src.data_ptr(),
+        x_dst=inputs.x_dst.data_ptr(),
+        att=inputs.att.data_ptr(),
+        edge_attr=_address(inputs.edge_attr),
+        edge_weight=_address(inputs.edge_weight),
+        negative_slope=options.negative_slope,
+        dropout=options.dropout,
+        seed=int(options.seed),
+        out=outputs.out.data_ptr(),
+        lse=outputs.lse.data_ptr(),
+        alpha=_address(outputs.alpha),
+        by_dst=grouped_edges(*edges.by_dst),
+    )

@@ -5,15 +5,17 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
+import hashlib
+import itertools
+import mmap
 import os
 import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-# Must equal kAbiVersion in abi.h.
-_ABI_VERSION = 3
+from gatv2_pyg.kernels.cpu import abi
+
 _NAME = "libgatv2_cpu.so"
 _ISAS = ("baseline", "avx2", "avx512")
 
@@ -41,45 +43,93 @@ class Library:
     handle: ctypes.CDLL
 
 
-def _candidates() -> Iterator[Path]:
-    chosen = os.environ.get("GATV2_PYG_LIBRARY")
-    if chosen:
-        yield Path(chosen)
-        return
+def _candidates() -> list[Path]:
     package = Path(__file__).parent
-    yield package / "_build" / _NAME
-    yield package / _NAME
     # An editable install keeps the sources here and the library in site-packages.
-    for key in ("platlib", "purelib"):
-        yield Path(sysconfig.get_path(key), "gatv2_pyg", "kernels", "cpu", _NAME)
+    installed = (
+        Path(sysconfig.get_path(key), "gatv2_pyg", "kernels", "cpu", _NAME)
+        for key in ("platlib", "purelib")
+    )
+    return list(dict.fromkeys((package / "_build" / _NAME, package / _NAME, *installed)))
+
+
+def source_hash(package: Path) -> str | None:
+    """The hash of the C++ sources in a folder, as CMakeLists.txt has it; None without sources."""
+    paths = [*package.glob("src/**/*.h"), *package.glob("src/**/*.cpp")]
+    if not paths:
+        return None
+    lines = sorted(
+        (path.relative_to(package).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in (*paths, package / "CMakeLists.txt")
+    )
+    return hashlib.sha256("".join(f"{name} {hash}\n" for name, hash in lines).encode()).hexdigest()
+
+
+def _built_from(path: Path, sources: str) -> bool:
+    """Whether a library was built from these sources; reads its file without loading it."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(f"gatv2_cpu sources {sources}".encode()) >= 0
 
 
 def _find() -> Path:
-    """The newest build there is."""
-    candidates = list(dict.fromkeys(_candidates()))
-    found = [path for path in candidates if path.is_file()]
-    if found:
-        return max(found, key=lambda path: path.stat().st_mtime)
-    if len(candidates) == 1:
-        raise LibraryError(f"GATV2_PYG_LIBRARY names {candidates[0]}, which is not a file")
+    """GATV2_PYG_LIBRARY; else the library built from the sources at hand.
+
+    Where there are no sources, any library will do whose records fit.
+    """
+    chosen = os.environ.get("GATV2_PYG_LIBRARY")
+    if chosen:
+        if not Path(chosen).is_file():
+            raise LibraryError(f"GATV2_PYG_LIBRARY names {chosen}, which is not a file")
+        return Path(chosen)
+    package = Path(__file__).parent
+    found = [path for path in _candidates() if path.is_file() and path.stat().st_size > 0]
+    if not found:
+        raise LibraryError(
+            f"the C++ kernels are not built: there is no {_NAME} beside {package}; "
+            "install the package with a C++ compiler at hand, or run 'make build'"
+        )
+    sources = source_hash(package)
+    for path in found:
+        if sources is None or _built_from(path, sources):
+            return path
     raise LibraryError(
-        f"the C++ kernels are not built: there is no {_NAME} beside {Path(__file__).parent}; "
-        "install the package with a C++ compiler at hand, or run 'make build'"
+        f"the C++ kernels were built from other sources than those in {package / 'src'}: "
+        f"{', '.join(map(str, found))}; run 'make build'"
     )
 
 
-def _choose_isa(best: int) -> int:
+def _choose_isa(isas: int) -> int:
+    """The instruction set asked for, or the best; ``isas`` has a bit for each there is."""
+    there = [number for number in range(len(_ISAS)) if isas >> number & 1]
+    if not there:
+        raise LibraryError("this build has kernels for other processors only")
     asked = os.environ.get("GATV2_PYG_ISA")
     if not asked:
-        return best
+        return there[-1]
     if asked not in _ISAS:
         raise LibraryError(f"GATV2_PYG_ISA must be one of {', '.join(_ISAS)}, got {asked!r}")
-    if _ISAS.index(asked) > best:
+    if _ISAS.index(asked) not in there:
         raise LibraryError(
-            f"GATV2_PYG_ISA asks for {asked}, but the best this processor and this build have is "
-            f"{_ISAS[best]}"
+            f"GATV2_PYG_ISA asks for {asked}, but this processor and this build have "
+            f"{', '.join(_ISAS[number] for number in there)}"
         )
     return _ISAS.index(asked)
+
+
+def _check_interface(path: Path, handle: ctypes.CDLL) -> None:
+    version = handle.gatv2_abi_version()
+    if version != abi.VERSION:
+        raise LibraryError(
+            f"{path} was built from other sources (interface {version}, expected {abi.VERSION}): "
+            "build it again"
+        )
+    expected, found = list(abi.declared()), list(abi.built(handle))
+    for want, got in itertools.zip_longest(expected, found):
+        if want != got:
+            raise LibraryError(
+                f"{path} was built from other sources (it has {got}, expected {want}): "
+                "build it again"
+            )
 
 
 def open_library() -> Library:
@@ -95,26 +145,15 @@ def open_library() -> Library:
         handle = ctypes.CDLL(str(path))
     except OSError as error:
         raise LibraryError(f"the C++ kernels could not be loaded: {error}") from error
-    for name in ("gatv2_abi_version", "gatv2_best_isa", "gatv2_has_openmp"):
-        function = getattr(handle, name, None)
-        if function is None:
-            raise LibraryError(f"{path} does not hold the C++ kernels: it lacks {name}")
-        function.restype, function.argtypes = ctypes.c_int64, ()
-    version = handle.gatv2_abi_version()
-    if version != _ABI_VERSION:
-        raise LibraryError(
-            f"{path} was built from other sources (interface {version}, expected {_ABI_VERSION}): "
-            "build it again"
-        )
-    for name, second in (
-        ("gatv2_forward", ctypes.c_int64),
-        ("gatv2_backward", ctypes.c_int64),
-        ("gatv2_group_by_dst", ctypes.c_void_p),
-        ("gatv2_transpose", ctypes.c_void_p),
-    ):
+    for name in ("gatv2_abi_version", "gatv2_isas", "gatv2_has_openmp", "gatv2_field"):
+        if not hasattr(handle, name):
+            raise LibraryError(f"{path} does not hold the C++ kernels of this version: no {name}")
+        getattr(handle, name).restype = ctypes.c_int64
+    _check_interface(path, handle)
+    for name, types in abi.FUNCTIONS.items():
         function = getattr(handle, name)
-        function.restype, function.argtypes = ctypes.c_int64, (ctypes.c_char_p, second)
-    number = _choose_isa(handle.gatv2_best_isa())
+        function.restype, function.argtypes = ctypes.c_int64, types
+    number = _choose_isa(handle.gatv2_isas())
     return Library(path, _ISAS[number], number, bool(handle.gatv2_has_openmp()), handle)
 
 

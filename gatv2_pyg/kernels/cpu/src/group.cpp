@@ -3,38 +3,20 @@
 // Threads take consecutive ranges of edges. Each counts its own, the counts become starting offsets
 // (by row, then by range), and each writes its own: the order does not depend on the number of
 // ranges.
-#include "group.h"
-
 #include <stdlib.h>
 #include <string.h>
 
+#include "ranges.h"
+#include "structure.h"
+
 namespace gatv2 {
 namespace {
-
-struct Free {
-  void* p;
-  ~Free() { free(p); }
-};
-
-int64_t smaller(int64_t a, int64_t b) { return b < a ? b : a; }
-
-template <class Body>
-void for_ranges(int64_t ranges, const Body& body) {
-#if defined(_OPENMP)
-  if (ranges > 1) {
-#pragma omp parallel for num_threads((int)ranges) schedule(static, 1)
-    for (int64_t k = 0; k < ranges; ++k) body(k);
-    return;
-  }
-#endif
-  for (int64_t k = 0; k < ranges; ++k) body(k);
-}
 
 // Ranges worth a thread each; their counters must stay small next to the edges.
 int64_t ranges_for(int64_t edges, int64_t rows, int64_t threads) {
   if (edges < 32768) return 1;
   int64_t ranges = smaller(threads, 64);
-  while (ranges > 1 && ranges * rows > 4 * edges) --ranges;
+  while (ranges > 1 && rows > 4 * edges / ranges) --ranges;
   return ranges < 1 ? 1 : ranges;
 }
 
@@ -61,7 +43,7 @@ int64_t group(const GroupArguments& a, GroupResult& result) {
   const I* src = static_cast<const I*>(a.src);
   const I* dst = static_cast<const I*>(a.dst);
   const int64_t ranges = ranges_for(a.num_edges, a.num_dst, a.threads);
-  O* counts = static_cast<O*>(calloc((size_t)(ranges * a.num_dst) + 1, sizeof(O)));
+  O* counts = static_cast<O*>(calloc((size_t)ranges * a.num_dst + 1, sizeof(O)));
   Free hold{counts};
   if (!counts) return kOutOfMemory;
   auto begin = [&](int64_t k) {
@@ -91,7 +73,7 @@ int64_t group(const GroupArguments& a, GroupResult& result) {
 
   O* const ptr = static_cast<O*>(a.ptr);
   O* const idx = static_cast<O*>(a.idx);
-  O* const eid = static_cast<O*>(a.eid);
+  O* const edge = static_cast<O*>(a.edge);
   const int64_t loops = a.add_self_loops ? smaller(a.num_src, a.num_dst) : 0;
   O* const last = counts + (ranges - 1) * a.num_dst;
   for (int64_t i = 0; i < loops; ++i) ++last[i];
@@ -107,7 +89,7 @@ int64_t group(const GroupArguments& a, GroupResult& result) {
       if (a.add_self_loops && s == d) continue;
       const O p = next[d]++;
       idx[p] = (O)s;
-      eid[p] = (O)e;
+      edge[p] = (O)e;
       identity &= p == e;
     }
     in_order[k] = identity;
@@ -117,7 +99,7 @@ int64_t group(const GroupArguments& a, GroupResult& result) {
   for (int64_t i = 0; i < loops; ++i) {
     const O p = last[i];
     idx[p] = (O)i;
-    eid[p] = (O)(a.num_edges + i);
+    edge[p] = (O)(a.num_edges + i);
     identity &= p == a.num_edges + i;
   }
   result.identity = identity;
@@ -139,12 +121,14 @@ int64_t row_at(const O* ptr, int64_t num_rows, int64_t position) {
 }
 
 template <class O>
-int64_t transpose_of(const TransposeArguments& a, int64_t& largest) {
+int64_t transpose_of(const TransposeArguments& a, int64_t& largest, Finding& finding) {
   const O* ptr = static_cast<const O*>(a.ptr);
   const O* idx = static_cast<const O*>(a.idx);
+  finding = {kNothing, 0, 0};
+  if (!follows_ptr(ptr, a.num_rows, a.num_positions, finding)) return kOk;
   const int64_t edges = a.num_rows ? ptr[a.num_rows] : 0, out_rows = a.num_blocks * a.num_src;
   const int64_t ranges = ranges_for(edges, out_rows, a.threads);
-  O* counts = static_cast<O*>(calloc((size_t)(ranges * out_rows) + 1, sizeof(O)));
+  O* counts = static_cast<O*>(calloc((size_t)ranges * out_rows + 1, sizeof(O)));
   Free hold{counts};
   if (!counts) return kOutOfMemory;
   auto begin = [&](int64_t k) { return edges / ranges * k + smaller(k, edges % ranges); };
@@ -159,11 +143,24 @@ int64_t transpose_of(const TransposeArguments& a, int64_t& largest) {
       p = to;
     }
   };
+  int64_t bad[64];
   for_ranges(ranges, [&](int64_t k) {
+    bad[k] = -1;
     for_rows(k, [&](int64_t, int64_t from, int64_t to, O* count) {
-      for (int64_t p = from; p < to; ++p) ++count[idx[p]];
+      for (int64_t p = from; p < to; ++p) {
+        const O j = idx[p];
+        if ((uint64_t)(int64_t)j < (uint64_t)a.num_src)
+          ++count[j];
+        else if (bad[k] < 0)
+          bad[k] = p;
+      }
     });
   });
+  for (int64_t k = 0; k < ranges; ++k)
+    if (bad[k] >= 0) {
+      finding = {kIdx, bad[k], idx[bad[k]]};
+      return kOk;
+    }
   largest = offsets(counts, ranges, out_rows, static_cast<O*>(a.out_ptr));
   O* const out_idx = static_cast<O*>(a.out_idx);
   O* const out_edge = static_cast<O*>(a.out_edge);
@@ -187,8 +184,9 @@ int64_t group_by_dst(const GroupArguments& a, GroupResult& result) {
   return a.wide_output ? group<int32_t, int64_t>(a, result) : group<int32_t, int32_t>(a, result);
 }
 
-int64_t transpose(const TransposeArguments& a, int64_t& largest) {
-  return a.wide ? transpose_of<int64_t>(a, largest) : transpose_of<int32_t>(a, largest);
+int64_t transpose(const TransposeArguments& a, int64_t& largest, Finding& finding) {
+  return a.wide ? transpose_of<int64_t>(a, largest, finding)
+                : transpose_of<int32_t>(a, largest, finding);
 }
 
 }  // namespace gatv2

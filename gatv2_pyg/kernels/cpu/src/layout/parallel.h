@@ -1,89 +1,9 @@
-// Scratch memory and the parallel loop.
+// The parallel loop.
 #pragma once
-
-#include <stdlib.h>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include "simd/simd.h"
 
 GATV2_BEGIN
-
-constexpr size_t kAlignment = 128;
-constexpr int64_t kPastCaches = (int64_t)8
-                                << 20;  // results of so many bytes are stored past the caches
-
-// Aligned, uninitialised memory. `get` is null when the allocation failed.
-class Buffer {
- public:
-  explicit Buffer(size_t bytes) {
-    if (posix_memalign(&memory_, kAlignment, bytes + kAlignment) != 0) memory_ = nullptr;
-  }
-  ~Buffer() { free(memory_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  template <class A>
-  A* get() const {
-    return static_cast<A*>(memory_);
-  }
-  explicit operator bool() const { return memory_ != nullptr; }
-
- private:
-  void* memory_ = nullptr;
-};
-
-// Asks for huge pages under a large result before it is written: a page fault for each 4 KiB costs
-// more than what is written there.
-inline void prefer_huge_pages(void* memory, size_t bytes) {
-#if defined(__linux__)
-  const uintptr_t page = (uintptr_t)2 << 20;
-  const uintptr_t begin = ((uintptr_t)memory + page - 1) / page * page,
-                  end = ((uintptr_t)memory + bytes) / page * page;
-  if (memory && end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#else
-  (void)memory, (void)bytes;
-#endif
-}
-
-// A buffer that is kept for the next call if it is not large: pages the system hands out anew cost
-// more than what is written to them. One is kept; calls at the same time have their own.
-class Scratch {
- public:
-  static constexpr size_t kMost = (size_t)16 << 20;
-
-  explicit Scratch(size_t bytes) {
-    if (bytes == 0) return;
-    block_ = __atomic_exchange_n(&kept_, nullptr, __ATOMIC_ACQ_REL);
-    if (block_ && size() >= bytes) return;
-    free(block_);
-    void* memory = nullptr;
-    block_ = posix_memalign(&memory, kAlignment, bytes + kAlignment) == 0
-                 ? static_cast<char*>(memory)
-                 : nullptr;
-    if (block_) memcpy(block_, &bytes, sizeof bytes);
-  }
-  ~Scratch() {
-    if (block_ && size() <= kMost) block_ = __atomic_exchange_n(&kept_, block_, __ATOMIC_ACQ_REL);
-    free(block_);
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  // Null when the allocation failed.
-  template <class A>
-  A* get() const {
-    return block_ ? reinterpret_cast<A*>(block_ + kAlignment) : nullptr;
-  }
-
- private:
-  size_t size() const {
-    size_t bytes;
-    memcpy(&bytes, block_, sizeof bytes);
-    return bytes;
-  }
-  inline static char* kept_ = nullptr;
-  char* block_ = nullptr;  // its size, then the memory
-};
 
 // Calls body(item, thread) for every item. Which thread takes an item is left open, so a body must
 // write what belongs to the item alone. One thread opens no parallel region: a forked child can

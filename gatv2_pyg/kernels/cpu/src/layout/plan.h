@@ -8,7 +8,7 @@
 // vectors of (edge, head) and a lane always means the same head.
 #pragma once
 
-#include "layout/parallel.h"
+#include "layout/memory.h"
 #include "simd/shuffle.h"
 
 GATV2_BEGIN
@@ -129,9 +129,9 @@ class Plan {
     for (int h = 0; h < heads; ++h)
       for (int v = 0; v < head_vectors; ++v)
         store(to + h * padded_channels + v * W,
-              load(from + (int64_t)h * channels + v * W, lanes(v)));
+              load(from + (int64_t)h * channels + v * W, in_use(v)));
   }
-  Lanes lanes(int v) const { return Lanes(min_of(W, channels - v * W)); }
+  LanesInUse in_use(int v) const { return LanesInUse(min_of(W, channels - v * W)); }
 
  private:
   void add(int head, int n, int vector, int vectors, int tail) {

@@ -3,7 +3,9 @@
 // destination.
 #pragma once
 
-#include "passes/pass.h"
+#include "layout/memory.h"
+#include "layout/plan.h"
+#include "layout/score_layout.h"
 
 GATV2_BEGIN
 
@@ -14,9 +16,9 @@ class Records {
 
  public:
   // `most`: of the positions of a range of destinations.
-  Records(const Plan<A>& plan, const HeadLanes<A>& lanes, int64_t most)
-      : stride_(lanes.stride),
-        blocks_(lanes.blocks),
+  Records(const Plan<A>& plan, const ScoreLayout<A>& scores, int64_t most)
+      : stride_(scores.stride),
+        blocks_(scores.blocks),
         mask_row_(mask_row(plan)),
         buffer_(sizeof(A) * most * size()),
         masks_(most * mask_row_),
@@ -37,16 +39,16 @@ class Records {
   }
 
   // Records of n edges from s = alpha_e (-alpha_e where dropped) and d = ds_e, [n][head_stride],
-  // which both lack a factor `scale`; `residual` is what the ds of the row add up to, and should be
-  // 0.
+  // which both lack a factor `scale`. `correction` is what the ds of a row, with it, add up to; it
+  // should be 0.
   void put(A* to, const A* s, const A* d, int64_t n, A keep, const A* scale,
-           const A* residual) const {
+           const A* correction) const {
     switch (stride_) {
-      case 1: return put_run<1>(to, s, d, n, keep, scale, residual);
-      case 2: return put_run<2>(to, s, d, n, keep, scale, residual);
-      case 4: return put_run<4>(to, s, d, n, keep, scale, residual);
-      case 8: return put_run<8>(to, s, d, n, keep, scale, residual);
-      default: return put_run<W>(to, s, d, n, keep, scale, residual);
+      case 1: return put_run<1>(to, s, d, n, keep, scale, correction);
+      case 2: return put_run<2>(to, s, d, n, keep, scale, correction);
+      case 4: return put_run<4>(to, s, d, n, keep, scale, correction);
+      case 8: return put_run<8>(to, s, d, n, keep, scale, correction);
+      default: return put_run<W>(to, s, d, n, keep, scale, correction);
     }
   }
 
@@ -54,13 +56,13 @@ class Records {
   // HS: head_stride, or W where that is more.
   template <int HS>
   GATV2_NOINLINE void put_run(A* to, const A* s, const A* d, int64_t n, A keep, const A* scale,
-                              const A* residual) const {
+                              const A* correction) const {
     const int64_t count = n * stride_;
     for (int64_t k = 0; k < count; k += W) {
       const int64_t b = k / W % blocks_ * W;
       const V factor = load(scale + b), alpha = load(s + k);
       const V kept = max_of(V{}, alpha) * (factor * keep);
-      const V ds = (load(d + k) - max_of(alpha, -alpha) * load(residual + b)) * factor;
+      const V ds = (load(d + k) - max_of(alpha, -alpha) * load(correction + b)) * factor;
       if constexpr (HS < W) {
         put_vector(to + 2 * k, zip_lanes<A, HS, 0>(kept, ds), 2 * (count - k));
         if (2 * (count - k) > W)
@@ -78,7 +80,7 @@ class Records {
     else if (room >= W)
       store(to, v);
     else
-      store(to, v, Lanes((int)room));
+      store(to, v, LanesInUse((int)room));
   }
 
   const int stride_, blocks_;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "abi.h"
-#include "tiles/micro.h"
+#include "layout/tile.h"
 
 GATV2_BEGIN
 
@@ -40,24 +40,36 @@ class Index {
   bool wide_;
 };
 
-struct Rows {
-  Index ptr, idx, edge, pieces, cuts;
+// A piece of a long row: edges [begin, end).
+struct Piece {
+  int64_t row, begin, end;
+};
+
+// A long row: pieces [first_piece, end_piece).
+struct Cut {
+  int64_t row, first_piece, end_piece;
+};
+
+// Grouped edges, or a range of their rows.
+class Rows {
+ public:
+  Index ptr, idx;
   int64_t first_row, end_row, first_cut, end_cut;
   int64_t num_edges;  // of all rows, those outside [first_row, end_row) too
 
   Rows(const GroupedEdges& g, bool wide, int64_t num_rows)
       : ptr(g.ptr, wide),
         idx(g.idx, wide),
-        edge(g.edge, wide),
-        pieces(g.pieces, wide),
-        cuts(g.cuts, wide),
         first_row(0),
         end_row(num_rows),
         first_cut(0),
         end_cut(g.num_cuts),
-        num_edges(num_rows ? ptr[num_rows] : 0) {
+        num_edges(num_rows ? ptr[num_rows] : 0),
+        edge_(g.edge, wide),
+        pieces_(g.pieces, wide),
+        cuts_(g.cuts, wide) {
     // Tables whose size may not depend on data end in entries of row -1.
-    while (end_cut > 0 && cuts[3 * end_cut - 3] < 0) --end_cut;
+    while (end_cut > 0 && cut(end_cut - 1).row < 0) --end_cut;
   }
   // Rows [first, end) of these.
   Rows part(int64_t first, int64_t end) const {
@@ -69,26 +81,34 @@ struct Rows {
     return rows;
   }
 
-  // By destination.
-  int64_t id(int64_t position) const { return edge ? edge[position] : position; }
+  // By destination: the id of the edge at a position.
+  int64_t id(int64_t position) const { return edge_ ? edge_[position] : position; }
+  // By source: where the edges stand by destination.
+  const Index& positions() const { return edge_; }
+  Piece piece(int64_t k) const { return {pieces_[3 * k], pieces_[3 * k + 1], pieces_[3 * k + 2]}; }
+  Cut cut(int64_t k) const { return {cuts_[3 * k], cuts_[3 * k + 1], cuts_[3 * k + 2]}; }
   // Work in units of an edge; a row costs as much as an edge.
   int64_t cost(int64_t row) const { return ptr[row] - ptr[first_row] + row - first_row; }
   int64_t cost() const { return end_row > first_row ? cost(end_row) : 0; }
   int64_t first_piece() const { return end_cut > 0 ? pieces_before(first_cut) : 0; }
   int64_t end_piece() const { return end_cut > 0 ? pieces_before(end_cut) : 0; }
-  int64_t pieces_before(int64_t cut) const { return cut > 0 ? cuts[3 * cut - 1] : 0; }
+  int64_t pieces_before(int64_t k) const { return k > 0 ? cut(k - 1).end_piece : 0; }
   // First long row at or after `row`, as an index into cuts.
   int64_t cut_from(int64_t row) const {
     int64_t lo = first_cut, hi = end_cut;
     while (lo < hi) {
       const int64_t mid = (lo + hi) / 2;
-      if (cuts[3 * mid] < row)
+      if (cuts_[3 * mid] < row)
         lo = mid + 1;
       else
         hi = mid;
     }
     return lo;
   }
+  bool is_cut(int64_t k, int64_t row) const { return k < end_cut && cuts_[3 * k] == row; }
+
+ private:
+  Index edge_, pieces_, cuts_;
 };
 
 // The work is cut into items that depend on the graph alone: groups of consecutive pieces of long
@@ -132,21 +152,20 @@ class Items {
   int64_t ranges_, groups_;
 };
 
-// Calls short_row(row, begin, end) and piece(piece, row, begin, end) for what an item holds.
+// Calls short_row(row, begin, end) and piece(its number, piece) for what an item holds.
 template <class ShortRow, class Piece>
 void for_each_part(const Rows& rows, const Items& items, int64_t item, const ShortRow& short_row,
                    const Piece& piece) {
   int64_t begin, end;
   if (items.is_pieces(item, begin, end)) {
-    for (int64_t p = begin; p < end; ++p)
-      piece(p, rows.pieces[3 * p], rows.pieces[3 * p + 1], rows.pieces[3 * p + 2]);
+    for (int64_t p = begin; p < end; ++p) piece(p, rows.piece(p));
     return;
   }
   int64_t cut = rows.cut_from(begin);
   int64_t from = begin < end ? rows.ptr[begin] : 0;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t to = rows.ptr[row + 1];
-    if (cut < rows.end_cut && rows.cuts[3 * cut] == row)
+    if (rows.is_cut(cut, row))
       ++cut;
     else
       short_row(row, from, to);

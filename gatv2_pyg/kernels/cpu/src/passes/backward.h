@@ -28,7 +28,7 @@ class Backward {
       if (status == kOk) by_destination.finish();
       return status;
     }
-    Records<A> records(c_.plan, c_.lanes, largest_block());
+    Records<A> records(c_.plan, c_.scores, largest_block());
     const BySource<T> by_source(c_, by_src_, by_destination.grad_base(),
                                 by_destination.grad_stride());
     if (!records.ok() || !by_source.ok()) return kOutOfMemory;
@@ -62,13 +62,13 @@ class Backward {
   int64_t longest_row() const {
     int64_t most = 0, cut = 0;
     for (int64_t row = 0; row < c_.args.num_dst; ++row) {
-      if (cut < by_dst_.end_cut && by_dst_.cuts[3 * cut] == row)
+      if (by_dst_.is_cut(cut, row))
         ++cut;
       else
         most = max_of(most, by_dst_.ptr[row + 1] - by_dst_.ptr[row]);
     }
     for (int64_t piece = 0; piece < by_dst_.end_piece(); ++piece)
-      most = max_of(most, by_dst_.pieces[3 * piece + 2] - by_dst_.pieces[3 * piece + 1]);
+      most = max_of(most, by_dst_.piece(piece).end - by_dst_.piece(piece).begin);
     return most;
   }
 

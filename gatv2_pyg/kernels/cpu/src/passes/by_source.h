@@ -2,6 +2,7 @@
 #pragma once
 
 #include "layout/records.h"
+#include "passes/pass.h"
 
 GATV2_BEGIN
 
@@ -70,21 +71,21 @@ class BySource {
             source_sums(w, begin, end, records);
             c_.put_row(to, w.sum_a, nullptr, past_caches);
           },
-          [&](int64_t piece, int64_t, int64_t begin, int64_t end) {
+          [&](int64_t number, const Piece& piece) {
             start_sums<U>(w, nullptr);
-            source_sums(w, begin, end, records);
-            memcpy(partial + piece * row_size, w.sum_a, sizeof(A) * row_size);
+            source_sums(w, piece.begin, piece.end, records);
+            memcpy(partial + number * row_size, w.sum_a, sizeof(A) * row_size);
           });
     });
     parallel_for(rows.end_cut - rows.first_cut, threads, [&](int64_t k, int64_t thread) {
       Worker<T>& w = workers[thread];
-      const int64_t cut = rows.first_cut + k;
-      U* const to = packed(rows.cuts[3 * cut]);
+      const Cut cut = rows.cut(rows.first_cut + k);
+      U* const to = packed(cut.row);
       start_sums(w, first ? nullptr : to);
       for (int64_t k = 0; k < row_size; k += W) {
         double sum[W];
         for (int i = 0; i < W; ++i) sum[i] = (double)w.sum_a[k + i];
-        for (int64_t p = rows.cuts[3 * cut + 1]; p < rows.cuts[3 * cut + 2]; ++p)
+        for (int64_t p = cut.first_piece; p < cut.end_piece; ++p)
           for (int i = 0; i < W; ++i) sum[i] += (double)partial[p * row_size + k + i];
         for (int i = 0; i < W; ++i) w.sum_a[k + i] = (A)sum[i];
       }
@@ -115,9 +116,9 @@ class BySource {
       t.n = n;
       const int64_t edges = all_.num_edges;
       fill_slots(t.rows, t.next_rows, all_.idx, edges, 1, p, n, follows, grad_, grad_stride_);
-      fill_slots(t.records, t.next_records, all_.edge, edges, 1, p, n, follows,
+      fill_slots(t.records, t.next_records, all_.positions(), edges, 1, p, n, follows,
                  (const A*)records.at(0), records.size());
-      fill_slots(t.record_masks, t.next_record_masks, all_.edge, edges, 1, p, n, follows,
+      fill_slots(t.record_masks, t.next_record_masks, all_.positions(), edges, 1, p, n, follows,
                  (const uint8_t*)records.masks_at(0), records.mask_row());
       for (int e = 0; e < n; ++e) {
         for (int64_t k = 0; k < records.size(); k += 64 / sizeof(A))

@@ -46,27 +46,26 @@ class Forward {
             finish(w, row);
             if (alpha_) put_alpha(w, begin, end);
           },
-          [&](int64_t piece, int64_t row, int64_t begin, int64_t end) {
-            row_sums(w, row, begin, end);
-            A* const to = partial.get<A>() + piece * partial_size();
-            const int n = c_.lanes.spread_size();
-            memcpy(to, w.max, sizeof(A) * n);
-            memcpy(to + n, w.denominator, sizeof(A) * n);
-            memcpy(to + 2 * n, w.sum_a, sizeof(A) * c_.plan.padded_row);
+          [&](int64_t number, const Piece& piece) {
+            row_sums(w, piece.row, piece.begin, piece.end);
+            const PieceSums to = sums_of(partial.get<A>(), number);
+            memcpy(to.max, w.max, sizeof(A) * c_.scores.spread_size());
+            memcpy(to.weights, w.weights, sizeof(A) * c_.scores.spread_size());
+            memcpy(to.sum, w.sum_a, sizeof(A) * c_.plan.padded_row);
           });
     });
     parallel_for(rows_.end_cut, min_of(threads, items.count()), [&](int64_t cut, int64_t thread) {
-      merge(workers[thread], cut, partial.get<A>());
+      merge(workers[thread], rows_.cut(cut), partial.get<A>());
     });
     if (alpha_)
-      parallel_for(
-          rows_.end_piece(), min_of(threads, items.count()), [&](int64_t piece, int64_t thread) {
-            Worker<T>& w = workers[thread];
-            const A* from = partial.get<A>() + piece * partial_size();
-            memcpy(w.max, from, sizeof(A) * c_.lanes.spread_size());
-            memcpy(w.scale, from + c_.lanes.spread_size(), sizeof(A) * c_.lanes.spread_size());
-            put_alpha(w, rows_.pieces[3 * piece + 1], rows_.pieces[3 * piece + 2]);
-          });
+      parallel_for(rows_.end_piece(), min_of(threads, items.count()),
+                   [&](int64_t number, int64_t thread) {
+                     Worker<T>& w = workers[thread];
+                     const PieceSums from = sums_of(partial.get<A>(), number);
+                     memcpy(w.max, from.max, sizeof(A) * c_.scores.spread_size());
+                     memcpy(w.scale, from.scale, sizeof(A) * c_.scores.spread_size());
+                     put_alpha(w, rows_.piece(number).begin, rows_.piece(number).end);
+                   });
     return kOk;
   }
 
@@ -91,8 +90,22 @@ class Forward {
     gathered_ = to;
   }
 
-  // A piece's maximum, denominator and sum; after the merge its row's maximum and 1 / denominator.
-  size_t partial_size() const { return 2 * c_.lanes.spread_size() + c_.plan.padded_row; }
+  // What a piece of a long row leaves, and what the merge of its row adds.
+  struct PieceSums {
+    A* max;      // [spread]; after the merge the row's
+    A* weights;  // [spread]
+    A* sum;      // a padded row
+    A* factor;   // [spread]: brings the piece's sums to the row's maximum
+    A* scale;    // [spread]: 1 / the row's denominator
+  };
+  size_t partial_size() const { return 4 * c_.scores.spread_size() + c_.plan.padded_row; }
+  PieceSums sums_of(A* partial, int64_t piece) const {
+    const int spread = c_.scores.spread_size();
+    A* const max = partial + piece * partial_size();
+    A* const sum = max + 2 * spread;
+    A* const factor = sum + c_.plan.padded_row;
+    return {max, max + spread, sum, factor, factor + spread};
+  }
 
   void put_empty(int64_t row) const {
     memset(out_ + row * c_.plan.row, 0, sizeof(A) * c_.plan.row);
@@ -103,8 +116,8 @@ class Forward {
   void row_sums(Worker<T>& w, int64_t row, int64_t begin, int64_t end) const {
     w.row.own = c_.padded(w.own, x_dst_ + row * c_.plan.row);
     c_.prefetch_row(x_dst_ + (row + 1) * c_.plan.row);
-    const RunningSoftmax<A> softmax{w.max, w.denominator};
-    softmax.reset(c_.lanes);
+    const RunningSoftmax<A> softmax{w.max, w.weights};
+    softmax.reset(c_.scores);
     for (int64_t p = begin; p < end; p += kTile) {
       const int n = (int)min_of((int64_t)kTile, end - p);
       read_tile(c_, w, rows_, p, n, p > begin, gathered_, c_.dropout.active || alpha_);
@@ -113,7 +126,7 @@ class Forward {
         for (int e = 0; e < n; ++e)
           memcpy(alpha_ + w.ids[e] * c_.plan.heads, w.s + e * c_.plan.head_stride,
                  sizeof(A) * c_.plan.heads);
-      softmax.add(c_.lanes, w.s, n, w.scale);
+      softmax.add(c_.scores, w.s, n, w.scale);
       if (c_.dropout.active) {
         c_.dropout.fill(w.keep, n, c_.plan.heads, c_.plan.head_stride, w.ids);
         for (int k = 0; k < n * c_.plan.head_stride; k += W)
@@ -127,12 +140,13 @@ class Forward {
 
   // Normalises; leaves 1 / denominator in w.scale.
   void finish(Worker<T>& w, int64_t row) const {
-    for (int b = 0; b < c_.lanes.blocks; ++b) {
-      const V total = c_.lanes.fold_sum(load(w.denominator + b * W));
+    for (int b = 0; b < c_.scores.blocks; ++b) {
+      const V total = c_.scores.fold_sum(load(w.weights + b * W));
       store(w.scale + b * W, (A)1 / total);
-      store(w.denominator + b * W, load(w.max + b * W) + log<A>(total));
+      // The difference is 0, and NaN where a score was.
+      store(w.weights + b * W, load(w.max + b * W) + log<A>(total) + (total - total));
     }
-    memcpy(lse_ + row * c_.plan.heads, w.denominator, sizeof(A) * c_.plan.heads);
+    memcpy(lse_ + row * c_.plan.heads, w.weights, sizeof(A) * c_.plan.heads);
     c_.put_row(out_ + row * c_.plan.row, w.sum_a, w.scale, past_caches_);
   }
 
@@ -146,8 +160,8 @@ class Forward {
         memcpy(w.s + e * stride, alpha_ + w.ids[e] * heads, sizeof(A) * heads);
       }
       if (c_.dropout.active) c_.dropout.fill(w.keep, n, heads, stride, w.ids);
-      for (int k = 0; k < c_.lanes.vectors(n); ++k) {
-        const int b = k % c_.lanes.blocks * W;
+      for (int k = 0; k < c_.scores.vectors(n); ++k) {
+        const int b = k % c_.scores.blocks * W;
         V p = exp(load(w.s + k * W) - load(w.max + b)) * load(w.scale + b);
         if (c_.dropout.active) p *= load(w.keep + k * W);
         store(w.s + k * W, p);
@@ -158,33 +172,34 @@ class Forward {
   }
 
   // Adds the pieces of a long row in order, in double.
-  void merge(Worker<T>& w, int64_t cut, A* partial) const {
-    const int64_t row = rows_.cuts[3 * cut], first = rows_.cuts[3 * cut + 1],
-                  last = rows_.cuts[3 * cut + 2];
-    const int n = c_.lanes.spread_size();
-    auto piece = [&](int64_t p) { return partial + p * partial_size(); };
-    memcpy(w.max, piece(first), sizeof(A) * n);
+  void merge(Worker<T>& w, const Cut& cut, A* partial) const {
+    const int n = c_.scores.spread_size();
+    const int64_t first = cut.first_piece, last = cut.end_piece;
+    auto piece = [&](int64_t p) { return sums_of(partial, p); };
+    memcpy(w.max, piece(first).max, sizeof(A) * n);
     for (int64_t p = first + 1; p < last; ++p)
-      for (int k = 0; k < n; k += W) store(w.max + k, max_of(load(piece(p) + k), load(w.max + k)));
-    // Each piece's maximum becomes the factor that brings its sums to the row's maximum.
+      for (int k = 0; k < n; k += W)
+        store(w.max + k, max_of(load(piece(p).max + k), load(w.max + k)));
     for (int64_t p = first; p < last; ++p)
-      for (int k = 0; k < n; k += W) store(piece(p) + k, exp(load(piece(p) + k) - load(w.max + k)));
+      for (int k = 0; k < n; k += W)
+        store(piece(p).factor + k, exp(load(piece(p).max + k) - load(w.max + k)));
     for (int k = 0; k < n; ++k) {
       double sum = 0;
-      for (int64_t p = first; p < last; ++p) sum += (double)piece(p)[k] * piece(p)[n + k];
-      w.denominator[k] = (A)sum;
+      for (int64_t p = first; p < last; ++p)
+        sum += (double)piece(p).factor[k] * piece(p).weights[k];
+      w.weights[k] = (A)sum;
     }
     for (int k = 0; k < c_.plan.padded_row; k += W) {
       double sum[W] = {};
       for (int64_t p = first; p < last; ++p)
         for (int i = 0; i < W; ++i)
-          sum[i] += (double)piece(p)[c_.plan.head_of(k + i)] * piece(p)[2 * n + k + i];
+          sum[i] += (double)piece(p).factor[c_.plan.head_of(k + i)] * piece(p).sum[k + i];
       for (int i = 0; i < W; ++i) w.sum_a[k + i] = (A)sum[i];
     }
-    finish(w, row);
+    finish(w, cut.row);
     for (int64_t p = first; p < last; ++p) {
-      memcpy(piece(p), w.max, sizeof(A) * n);
-      memcpy(piece(p) + n, w.scale, sizeof(A) * n);
+      memcpy(piece(p).max, w.max, sizeof(A) * n);
+      memcpy(piece(p).scale, w.scale, sizeof(A) * n);
     }
   }
 

@@ -2,6 +2,7 @@
 // thread.
 #pragma once
 
+#include "layout/parallel.h"
 #include "simd/philox.h"
 #include "tiles/edge_features.h"
 #include "tiles/interleaved.h"
@@ -14,7 +15,7 @@ struct Context {
   using A = Acc<T>;
   const Arguments& args;
   Plan<A> plan;
-  HeadLanes<A> lanes;
+  ScoreLayout<A> scores;
   Dropout<A> dropout;
   EdgeWeight<T> weight;
   A slope;
@@ -28,7 +29,7 @@ struct Context {
   explicit Context(const Arguments& a, bool interleaved = false)
       : args(a),
         plan((int)a.heads, (int)a.channels, kMostHeads<T>, interleaved),
-        lanes(plan.head_stride),
+        scores(plan.head_stride),
         dropout(a.dropout, a.seed),
         slope((A)a.negative_slope),
         group(1),
@@ -87,7 +88,7 @@ struct Context {
         else if (plan.packed_is_padded())
           store(to, x);
         else
-          store(to, x, plan.lanes(v));
+          store(to, x, plan.in_use(v));
       }
   }
   // Calls f(micro-kernels, segment) for all segments of a row.
@@ -128,7 +129,15 @@ struct Worker {
   A *s, *d;                       // [kTileSlots][head_stride], or of all edges of a row
   A* keep;                        // [kTileSlots][head_stride]
   uint8_t* masks;                 // of a tile that leaves no records
-  A *max, *denominator, *scale, *residual, *stats;  // [spread_size], stats: 3 of them
+  // Spreads: a number of each head in every lane of the head, or of each lane before it is folded.
+  A* max;         // forward: the running maximum
+  A* weights;     // sum of exp(s - max), or of exp(s - lse) in backward
+  A* scale;       // what sums still lack
+  A* lse;         // backward
+  A* delta;       // D of (5)
+  A* norm;        // with edge gradients, which need it at once: 1 / sum of exp(s - lse)
+  A* residual;    // sum of ds
+  A* correction;  // what records subtract: the residual, scaled
 
   // `longest`: edges of a row that s and d have room for.
   void carve(const Context<T>& c, int64_t longest, Carver<A>& memory) {
@@ -136,15 +145,14 @@ struct Worker {
     const size_t edges = (longest + kTile - 1) / kTile * kTile + kMaxLanes;
     const size_t tile_size = (size_t)kTileSlots * c.plan.head_stride + kMaxLanes;
     A** const rows[] = {&own, &grad, &sum_a, &sum_b};
-    A** const spreads[] = {&max, &denominator, &scale, &residual};
+    A** const spreads[] = {&max, &weights, &scale, &lse, &delta, &norm, &residual, &correction};
     for (A** p : rows) *p = memory.take(row_size);
     const size_t row_of_edges = max_of(tile_size, edges * c.plan.head_stride);
     s = memory.take(row_of_edges);
     d = memory.take(row_of_edges);
     keep = memory.take(tile_size);
     masks = reinterpret_cast<uint8_t*>(memory.take(kTile * row_size));
-    for (A** p : spreads) *p = memory.take(c.lanes.spread_size());
-    stats = memory.take(3 * c.lanes.spread_size());
+    for (A** p : spreads) *p = memory.take(c.scores.spread_size());
     A* const w = memory.take(c.edges() ? EdgeWindow<T>::elements(c.plan, c.args.edge_dim) : 0);
     A* const g = memory.take(c.edges() ? EdgeGradients<T>::elements(c.plan, c.args.edge_dim) : 0);
     if (w && c.edges()) {

@@ -302,13 +302,13 @@ GATV2_INLINE void from_float(double x, double& y) { y = x; }
 // ---- memory
 
 // How many lanes of a vector are in use, in the form the instruction set wants it.
-struct Lanes {
+struct LanesInUse {
   int count;
 #if defined(__AVX512F__)
   __mmask16 mask;
-  explicit Lanes(int n) : count(n), mask((__mmask16)((1u << n) - 1)) {}
+  explicit LanesInUse(int n) : count(n), mask((__mmask16)((1u << n) - 1)) {}
 #else
-  explicit Lanes(int n) : count(n) {}
+  explicit LanesInUse(int n) : count(n) {}
 #endif
 };
 
@@ -352,24 +352,26 @@ GATV2_INLINE void store_half(H* p, VF v) {
   _mm256_storeu_si256((__m256i*)p, narrow(v, (H*)0));
 }
 
-GATV2_INLINE VF load(const float* p, Lanes n) { return (VF)_mm512_maskz_loadu_ps(n.mask, p); }
-GATV2_INLINE VD load(const double* p, Lanes n) {
+GATV2_INLINE VF load(const float* p, LanesInUse n) { return (VF)_mm512_maskz_loadu_ps(n.mask, p); }
+GATV2_INLINE VD load(const double* p, LanesInUse n) {
   return (VD)_mm512_maskz_loadu_pd((__mmask8)n.mask, p);
 }
-GATV2_INLINE VF load(const bfloat16* p, Lanes n) {
+GATV2_INLINE VF load(const bfloat16* p, LanesInUse n) {
   return widen(_mm256_maskz_loadu_epi16(n.mask, p), (bfloat16*)0);
 }
-GATV2_INLINE VF load(const float16* p, Lanes n) {
+GATV2_INLINE VF load(const float16* p, LanesInUse n) {
   return widen(_mm256_maskz_loadu_epi16(n.mask, p), (float16*)0);
 }
-GATV2_INLINE void store(float* p, VF v, Lanes n) { _mm512_mask_storeu_ps(p, n.mask, (__m512)v); }
-GATV2_INLINE void store(double* p, VD v, Lanes n) {
+GATV2_INLINE void store(float* p, VF v, LanesInUse n) {
+  _mm512_mask_storeu_ps(p, n.mask, (__m512)v);
+}
+GATV2_INLINE void store(double* p, VD v, LanesInUse n) {
   _mm512_mask_storeu_pd(p, (__mmask8)n.mask, (__m512d)v);
 }
-GATV2_INLINE void store(bfloat16* p, VF v, Lanes n) {
+GATV2_INLINE void store(bfloat16* p, VF v, LanesInUse n) {
   _mm256_mask_storeu_epi16(p, n.mask, narrow(v, (bfloat16*)0));
 }
-GATV2_INLINE void store(float16* p, VF v, Lanes n) {
+GATV2_INLINE void store(float16* p, VF v, LanesInUse n) {
   _mm256_mask_storeu_epi16(p, n.mask, narrow(v, (float16*)0));
 }
 #else
@@ -403,9 +405,9 @@ GATV2_INLINE void store_half(H* p, VF v) {
 #endif
 
 template <class T>
-GATV2_INLINE VecOf<T> load(const T* p, Lanes n);
+GATV2_INLINE VecOf<T> load(const T* p, LanesInUse n);
 template <class T>
-GATV2_INLINE void store(T* p, VecOf<T> v, Lanes n);
+GATV2_INLINE void store(T* p, VecOf<T> v, LanesInUse n);
 #endif
 
 GATV2_INLINE VF load(const bfloat16* p) { return load_half(p); }
@@ -415,7 +417,7 @@ GATV2_INLINE void store(float16* p, VF v) { store_half(p, v); }
 
 #if !defined(__AVX512F__)
 template <class T>
-GATV2_INLINE VecOf<T> load(const T* p, Lanes n) {
+GATV2_INLINE VecOf<T> load(const T* p, LanesInUse n) {
   constexpr int W = Simd<Acc<T>>::W;
   if (n.count == W) return load(p);
   VecOf<T> v{};
@@ -423,7 +425,7 @@ GATV2_INLINE VecOf<T> load(const T* p, Lanes n) {
   return v;
 }
 template <class T>
-GATV2_INLINE void store(T* p, VecOf<T> v, Lanes n) {
+GATV2_INLINE void store(T* p, VecOf<T> v, LanesInUse n) {
   constexpr int W = Simd<Acc<T>>::W;
   if (n.count == W) return store(p, v);
   for (int i = 0; i < n.count; ++i) from_float(v[i], p[i]);

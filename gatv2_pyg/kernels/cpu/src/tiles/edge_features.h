@@ -1,60 +1,13 @@
 // Edge features: W_edge edge_attr[e] for a window of edges at a time, and the gradients through it.
 #pragma once
 
+#include "layout/plan.h"
 #include "layout/rows.h"
+#include "tiles/product.h"
 
 GATV2_BEGIN
 
 constexpr int kWindow = 32;
-
-// C[k][n] (+)= sum_m a[k][m] b[m][n] for k < rows, n < columns (a multiple of W), in blocks of 4 x
-// 4 vectors. Row k of a is a + k * a_row, and its elements lie a_step apart.
-template <class A, class Put>
-GATV2_INLINE void multiply(const A* a, int64_t a_row, int64_t a_step, int rows, const A* b,
-                           int64_t b_row, int64_t depth, int64_t columns, const Put& put) {
-  using V = typename Simd<A>::V;
-  constexpr int W = Simd<A>::W;
-  auto block = [&](auto kr, auto kc, int k, int64_t n) GATV2_LAMBDA_INLINE {
-    constexpr int R = decltype(kr)::value, N = decltype(kc)::value;
-    V sum[R][N];
-    GATV2_UNROLL
-    for (int i = 0; i < R; ++i) GATV2_UNROLL
-    for (int j = 0; j < N; ++j) sum[i][j] = V{};
-    for (int64_t m = 0; m < depth; ++m) {
-      V bv[N];
-      GATV2_UNROLL
-      for (int j = 0; j < N; ++j) bv[j] = load(b + m * b_row + n + j * W);
-      GATV2_UNROLL
-      for (int i = 0; i < R; ++i) {
-        const V av = broadcast<V>(a[(k + i) * a_row + m * a_step]);
-        GATV2_UNROLL
-        for (int j = 0; j < N; ++j) sum[i][j] = fma(av, bv[j], sum[i][j]);
-      }
-    }
-    GATV2_UNROLL
-    for (int i = 0; i < R; ++i) GATV2_UNROLL
-    for (int j = 0; j < N; ++j) put(k + i, n + j * W, sum[i][j]);
-  };
-  for (int64_t n = 0; n < columns;) {
-    const bool wide = columns - n >= 4 * W;
-    for (int k = 0; k < rows;) {
-      if (rows - k >= 4) {
-        if (wide)
-          block(Int<4>(), Int<4>(), k, n);
-        else
-          block(Int<4>(), Int<1>(), k, n);
-        k += 4;
-      } else {
-        if (wide)
-          block(Int<1>(), Int<4>(), k, n);
-        else
-          block(Int<1>(), Int<1>(), k, n);
-        k += 1;
-      }
-    }
-    n += wide ? 4 * W : W;
-  }
-}
 
 // W_edge in the layouts the products want: [D][padded row] and [padded row][D rounded up].
 template <class T>

@@ -4,38 +4,9 @@
 #pragma once
 
 #include "layout/plan.h"
+#include "layout/tile.h"
 
 GATV2_BEGIN
-
-constexpr int kTile = 16;
-constexpr int kAhead = 16;  // edges between a row's prefetch and its use
-constexpr int kMaxLanes = 16;
-constexpr int kTileSlots = kTile + kMaxLanes;
-
-// Edges of one row. Slots past n repeat the last edge.
-template <class T>
-struct Tile {
-  int n;
-  const T* rows[kTileSlots];       // x_src by destination, grad_out by source
-  const T* next_rows[kTileSlots];  // to prefetch
-  const Acc<T>* projected;         // W_edge edge_attr[e], padded rows; null without edge features
-  uint8_t* masks;                  // by destination: where z is above 0, [n] rows of mask_row
-  int64_t mask_row;
-  const Acc<T>* records[kTileSlots];  // by source: see records.h
-  const Acc<T>* next_records[kTileSlots];
-  const uint8_t* record_masks[kTileSlots];
-  const uint8_t* next_record_masks[kTileSlots];
-};
-
-template <class A>
-struct RowData {
-  const A* own;   // padded: the row's own x
-  const A* att;   // padded
-  const A* grad;  // padded: by destination, grad_out of the row
-  A slope;
-  int head_stride;
-  int padded_row;
-};
 
 enum Direction { kForward, kByDestination };  // the passes that need scores
 
@@ -119,7 +90,7 @@ struct Micro {
 
   // Vector v of the segment; only the last of a ragged one is partial.
   template <class U>
-  static GATV2_INLINE V get(const U* p, int v, Lanes tail) {
+  static GATV2_INLINE V get(const U* p, int v, LanesInUse tail) {
     return Ragged && v == N - 1 ? load(p + v * W, tail) : load(p + v * W);
   }
 
@@ -132,7 +103,7 @@ struct Micro {
   template <Direction D>
   struct Own {
     V own[N], att[N], grad[N], slope;
-    Lanes tail;
+    LanesInUse tail;
     GATV2_INLINE Own(const Segment& seg, const RowData<A>& r)
         : slope(broadcast<V>(r.slope)), tail(seg.tail) {
       GATV2_UNROLL
@@ -244,7 +215,7 @@ struct Micro {
 
   // d[h] = <grad, x> for a packed row x.
   static void dot(const A* x, const Segment& seg, const RowData<A>& r, A* d) {
-    const Lanes tail(seg.tail);
+    const LanesInUse tail(seg.tail);
     const V sums = reduce<A, HB, 0, 1>([&](auto h) GATV2_LAMBDA_INLINE {
       V sum{};
       GATV2_UNROLL
@@ -258,7 +229,7 @@ struct Micro {
   // (3): acc = acc * scale + sum_e p[e][h] x_src; the first tile of a row starts from 0.
   static void accumulate_forward(const Tile<T>& t, const Segment& seg, const RowData<A>& r,
                                  const A* p, const A* scale, A* acc) {
-    const Lanes tail(seg.tail);
+    const LanesInUse tail(seg.tail);
     V sum[N];
     GATV2_UNROLL
     for (int v = 0; v < N; ++v)
@@ -285,7 +256,7 @@ struct Micro {
   template <bool Edge>
   static void accumulate_by_destination(const Tile<T>& t, const Segment& seg, const RowData<A>& r,
                                         const A* ds, A* acc_slope, A* acc_att) {
-    const Lanes tail(seg.tail);
+    const LanesInUse tail(seg.tail);
     const V one = broadcast<V>((A)1), slope = broadcast<V>(r.slope);
     V own[N], a[N], b[N];
     GATV2_UNROLL
@@ -320,7 +291,7 @@ struct Micro {
   // (8): acc_grad += sum_e keep alpha g_i, acc_slope += sum_e ds LeakyReLU'(z).
   static void accumulate_by_source(const Tile<T>& t, const Segment& seg, const RowData<A>& r,
                                    A* acc_grad, A* acc_slope) {
-    const Lanes tail(seg.tail);
+    const LanesInUse tail(seg.tail);
     const V one = broadcast<V>((A)1), slope = broadcast<V>(r.slope);
     V a[N], b[N];
     GATV2_UNROLL

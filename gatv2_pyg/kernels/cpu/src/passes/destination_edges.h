@@ -1,0 +1,216 @@
+// (4) to (7) over edges of one destination: its row's vectors, D, and the sums over its edges.
+#pragma once
+
+#include "layout/records.h"
+#include "passes/pass.h"
+
+GATV2_BEGIN
+
+template <class T>
+class DestinationEdges {
+  using A = Acc<T>;
+  using V = typename Simd<A>::V;
+  static constexpr int W = Simd<A>::W;
+
+ public:
+  DestinationEdges(const Context<T>& c, const Rows& rows)
+      : c_(c),
+        rows_(rows),
+        x_src_(static_cast<const T*>(c.args.x_src)),
+        x_dst_(static_cast<const T*>(c.args.x_dst)),
+        out_(static_cast<const A*>(c.args.out)),
+        lse_(static_cast<const A*>(c.args.lse)),
+        grad_out_(static_cast<const T*>(c.args.grad_out)),
+        alpha_(static_cast<const A*>(c.args.alpha)),
+        grad_alpha_(static_cast<const A*>(c.args.grad_alpha)),
+        d_x_dst_(static_cast<T*>(c.args.d_x_dst)),
+        past_caches_(c.past_caches(d_x_dst_, c.args.num_dst)),
+        zeros_(grad_out_ ? 0 : sizeof(T) * c.plan.row) {
+    if (ok() && !grad_out_) memset(zeros_.template get<char>(), 0, sizeof(T) * c_.plan.row);
+    prefer_huge_pages(d_x_dst_, sizeof(T) * c_.args.num_dst * c_.plan.row);
+  }
+  bool ok() const { return (bool)zeros_; }
+  // grad_out as a base and a stride: one row of zeros where there is none.
+  const T* grad_base() const { return grad_out_ ? grad_out_ : zeros_.template get<T>(); }
+  int64_t grad_stride() const { return grad_out_ ? c_.plan.row : 0; }
+  bool alpha_gradient() const { return grad_alpha_ != nullptr; }
+  bool edge_gradients() const { return c_.args.d_edge_attr || c_.args.d_edge_weight; }
+
+  // The row's vectors, and its lse and <g_i, out_i> in every lane.
+  void open_row(Worker<T>& w, int64_t row) const {
+    const int heads = c_.plan.heads;
+    w.row.own = c_.padded(w.own, x_dst_ + row * c_.plan.row);
+    w.row.grad = c_.padded(w.grad, grad_base() + row * grad_stride());
+    c_.prefetch_row(x_dst_ + (row + 1) * c_.plan.row);
+    c_.prefetch_row(out_ + (row + 1) * c_.plan.row);
+    if (grad_out_) c_.prefetch_row(grad_out_ + (row + 1) * c_.plan.row);
+    c_.scores.spread(w.lse, lse_ + row * heads, heads);
+    // (5): D = <g_i, out_i>.
+    c_.each_segment([&](const MicroTable<T>* m, const Segment& s)
+                        GATV2_LAMBDA_INLINE { m->dot(out_ + row * c_.plan.row, s, w.row, w.d); });
+    c_.scores.spread(w.delta, w.d, heads);
+  }
+  // What a score needs alone.
+  void open_scores(Worker<T>& w, int64_t row) const {
+    w.row.own = c_.padded(w.own, x_dst_ + row * c_.plan.row);
+    c_.scores.spread(w.lse, lse_ + row * c_.plan.heads, c_.plan.heads);
+  }
+
+  // The returned coefficients' part of D over some edges, in every lane of `to`.
+  void alpha_delta(Worker<T>& w, int64_t begin, int64_t end, A* to) const {
+    const int heads = c_.plan.heads;
+    A* const sums = w.s;
+    for (int h = 0; h < heads; ++h) {
+      double sum = 0;
+      for (int64_t p = begin; p < end; ++p) {
+        const int64_t at = rows_.id(p) * heads + h;
+        sum += (double)alpha_[at] * grad_alpha_[at];
+      }
+      sums[h] = (A)sum;
+    }
+    c_.scores.spread(to, sums, heads);
+  }
+
+  // Sum of exp(s - lse) over some edges, lane by lane, into w.weights. It is 1 but for the rounding
+  // of lse, which the gradients must not inherit.
+  void sum_weights(Worker<T>& w, int64_t begin, int64_t end) const {
+    memset(w.weights, 0, sizeof(A) * c_.scores.spread_size());
+    for (int64_t p = begin; p < end; p += kTile) {
+      const int n = (int)min_of((int64_t)kTile, end - p);
+      read_tile(c_, w, rows_, p, n, p > begin, x_src_, false);
+      score_tile<kForward>(c_, w, w.s, w.d);
+      weigh(w, w.s, n);
+    }
+  }
+  // 1 / the folded sum.
+  GATV2_INLINE void invert(const A* sum, A* to) const {
+    for (int b = 0; b < c_.scores.blocks; ++b)
+      store(to + b * W, (A)1 / c_.scores.fold_sum(load(sum + b * W)));
+  }
+
+  // sum_a = sum ds LeakyReLU'(z), sum_b = sum ds LeakyReLU(z), both without att and (if norm is
+  // null) without the norm, whose inverse is left in w.weights lane by lane. w.residual is sum ds,
+  // lane by lane. For records all edges' alpha (-alpha where dropped) and ds are left in w.s and
+  // w.d.
+  void sum(Worker<T>& w, int64_t begin, int64_t end, const A* norm,
+           const Records<A>* records) const {
+    const int stride = c_.plan.head_stride, spread = c_.scores.spread_size();
+    memset(w.weights, 0, sizeof(A) * spread);
+    memset(w.residual, 0, sizeof(A) * spread);
+    memset(w.sum_a, 0, sizeof(A) * c_.plan.padded_row);
+    memset(w.sum_b, 0, sizeof(A) * c_.plan.padded_row);
+    const bool need_ids = c_.dropout.active || alpha_gradient() || edge_gradients();
+    for (int64_t p = begin; p < end; p += kTile) {
+      const int n = (int)min_of((int64_t)kTile, end - p);
+      A* const s = w.s + (records ? (p - begin) * stride : 0);
+      A* const d = w.d + (records ? (p - begin) * stride : 0);
+      w.tile.masks = records ? records->masks_at(p) : w.masks;
+      w.tile.mask_row = Records<A>::mask_row(c_.plan);
+      read_tile(c_, w, rows_, p, n, p > begin, x_src_, need_ids);
+      score_tile<kByDestination>(c_, w, s, d);
+      add_alpha_gradient(w, d, n);
+      weigh(w, s, n);
+      if (c_.dropout.active) c_.dropout.fill(w.keep, n, c_.plan.heads, stride, w.ids);
+      for (int k = 0; k < c_.scores.vectors(n); ++k) {
+        const int b = k % c_.scores.blocks * W;
+        V alpha = load(s + k * W), da = load(d + k * W);
+        if (norm) alpha *= load(norm + b);
+        if (c_.dropout.active) da *= load(w.keep + k * W);
+        const V ds = alpha * (da - load(w.delta + b));
+        store(d + k * W, ds);
+        // The lanes beyond the tile hold anything.
+        store(w.residual + b, load(w.residual + b) + (alpha > V{} ? ds : V{}));
+        if (c_.dropout.active)
+          store(s + k * W, load(w.keep + k * W) > V{} ? alpha : -alpha);
+        else if (norm)
+          store(s + k * W, alpha);
+      }
+      c_.each_segment([&](const MicroTable<T>* m, const Segment& seg) GATV2_LAMBDA_INLINE {
+        m->accumulate_by_destination[c_.edges()](w.tile, seg, w.row, d, w.sum_a, w.sum_b);
+      });
+      if (edge_gradients()) stage_edges(w, p, n, d);
+    }
+  }
+
+  // Every lane of w.residual to the sum over its head; w.correction = the same times w.scale.
+  GATV2_INLINE void fold_residual(Worker<T>& w) const {
+    for (int b = 0; b < c_.scores.blocks; ++b) {
+      const V residual = c_.scores.fold_sum(load(w.residual + b * W));
+      store(w.residual + b * W, residual);
+      store(w.correction + b * W, residual * load(w.scale + b * W));
+    }
+  }
+
+  // Writes d x_dst; w.scale is what the sums still lack. By (5) the ds of a row add up to 0; what
+  // they add up to is the rounding of D. d x_dst takes the slopes about their middle, where it has
+  // the least weight.
+  void put_row(Worker<T>& w, int64_t row) const {
+    if (!d_x_dst_) return;
+    const A middle = (1 + c_.slope) / 2;
+    for (int h = 0, k = 0; h < c_.plan.heads; ++h)
+      for (const int end = k + c_.plan.padded_channels; k < end; k += W)
+        store(w.sum_a + k, (load(w.sum_a + k) - middle * w.residual[h]) * load(c_.att + k));
+    c_.put_row(d_x_dst_ + row * c_.plan.row, w.sum_a, w.scale, past_caches_);
+  }
+  void put_empty(int64_t row) const {
+    if (d_x_dst_) memset(d_x_dst_ + row * c_.plan.row, 0, sizeof(T) * c_.plan.row);
+  }
+
+ private:
+  // s -> exp(s - lse), added up in w.weights.
+  GATV2_INLINE void weigh(Worker<T>& w, A* s, int n) const {
+    const int count = c_.scores.vectors(n);
+    for (int k = n * c_.plan.head_stride; k < count * W; ++k) s[k] = -(A)__builtin_inf();
+    for (int b = 0; b < c_.scores.blocks; ++b) {
+      const V lse = load(w.lse + b * W);
+      V sum = load(w.weights + b * W);
+      for (int k = b; k < count; k += c_.scores.blocks) {
+        const V p = exp(load(s + k * W) - lse);
+        sum += p;
+        store(s + k * W, p);
+      }
+      store(w.weights + b * W, sum);
+    }
+  }
+
+  GATV2_INLINE void add_alpha_gradient(Worker<T>& w, A* d, int n) const {
+    if (!grad_alpha_) return;
+    const int heads = c_.plan.heads;
+    for (int e = 0; e < n; ++e)
+      for (int h = 0; h < heads; ++h)
+        d[e * c_.plan.head_stride + h] += grad_alpha_[w.ids[e] * heads + h];
+  }
+
+  // (6): dz_e, staged for the edge gradients.
+  void stage_edges(Worker<T>& w, int64_t begin, int n, const A* ds) const {
+    const V slope = broadcast<V>(c_.slope);
+    for (int e = 0; e < n; ++e) {
+      A* const dz = w.staged.stage(w.ids[e], w.window.attr(begin + e));
+      const A* projected = w.tile.projected + (int64_t)e * c_.plan.padded_row;
+      for (int h = 0; h < c_.plan.heads; ++h)
+        for (int v = 0; v < c_.plan.head_vectors; ++v) {
+          const int at = h * c_.plan.padded_channels + v * W;
+          const V z =
+              load(w.tile.rows[e] + (int64_t)h * c_.plan.channels + v * W, c_.plan.in_use(v)) +
+              load(w.row.own + at) + load(projected + at);
+          const V f = z > V{} ? broadcast<V>((A)1) : slope;
+          store(dz + at, f * ds[e * c_.plan.head_stride + h] * load(c_.att + at));
+        }
+    }
+  }
+
+  const Context<T>& c_;
+  const Rows& rows_;
+  const T* const x_src_;
+  const T* const x_dst_;
+  const A* const out_;
+  const A* const lse_;
+  const T* const grad_out_;
+  const A* const alpha_;
+  const A* const grad_alpha_;
+  T* const d_x_dst_;
+  const bool past_caches_;  // d_x_dst
+  const Buffer zeros_;
+};
+
+GATV2_END
