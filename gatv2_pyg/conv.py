@@ -151,7 +151,9 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
             self._warn_of_missing_edge_attr()
         backend = choose_backend(self, GATv2Conv, x_l)
         # What is wrong with the edges is found before anything is computed.
-        graph = neighbours.check() if backend.name == "reference" else neighbours.graph()
+        graph = neighbours.graph() if backend.name != "reference" else None
+        if graph is None:
+            neighbours.check()
 
         res = self.res(x_r) if self.res is not None else None
         single = x_l is x_r
@@ -162,6 +164,7 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
             x_r = self.lin_r(x_r).view(-1, self.heads, self.out_channels)
 
         wanted = bool(return_attention_weights)
+        attention: tuple[Adj, Tensor] | None
         if graph is None:
             out, attention = self._pass_messages(neighbours, x_l, x_r)
         else:
@@ -178,7 +181,7 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
             if self.flow == "target_to_source":
                 # PyG's message passing returns a row for each row of x[0] then.
                 out = F.pad(out, (0, 0, 0, 0, 0, x_l.size(0) - graph.num_dst))
-            attention = neighbours.order(graph, alpha) if wanted else None
+            attention = None if alpha is None else neighbours.order(graph, alpha)
 
         shared = out
         out = out.flatten(1) if self.concat else out.mean(dim=1)
@@ -189,7 +192,7 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         elif res is None and self.concat and shared.requires_grad:
             # Backward needs what attention returned; the caller may change what is returned here.
             out = out.clone()
-        return (out, _returned(*attention)) if wanted else out
+        return (out, _returned(*attention)) if wanted and attention is not None else out
 
     def backend_for(
         self, x: Tensor | PairTensor, edge_index: Adj, edge_attr: OptTensor = None
@@ -266,9 +269,9 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
     ) -> tuple[Tensor, tuple[Adj, Tensor]]:
         """Attention by PyG's message passing, step by step."""
         adj, ids = neighbours.with_self_loops()
-        edge_attr = neighbours.edge_attr
+        edge_attr = neighbours.features() if neighbours.edge_attr is not None else None
         if edge_attr is not None and ids is not None:
-            edge_attr = neighbours.features()[ids]
+            edge_attr = edge_attr[ids]
         index = as_int64(adj)
         with _with_edge_ids(ids):
             # edge_updater_type: (x: PairTensor, edge_attr: OptTensor)

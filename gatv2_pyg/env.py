@@ -11,6 +11,7 @@ import json
 import platform
 import sys
 import warnings
+from typing import Any
 
 import torch
 
@@ -91,7 +92,7 @@ def _short(dtype: torch.dtype) -> str:
 
 def report(with_check: bool = False) -> dict:
     """All of it, as one dictionary that JSON can hold."""
-    found = {
+    found: dict[str, Any] = {
         "versions": versions(),
         "platform": platform.platform(),
         "devices": {

@@ -80,7 +80,7 @@ def compare(kernels: str, device: torch.device, dtype: torch.dtype) -> Compariso
             plain.enter_context(without_autocast(where))
         for problem in PROBLEMS:
             inputs, edge_index = _tensors(problem, dtype)
-            exact = Inputs(*(None if value is None else value.double() for value in inputs))
+            exact = Inputs._make(None if value is None else value.double() for value in inputs)
             wanted = _run("reference", problem, exact, edge_index, cpu)
             try:
                 found = _run(kernels, problem, inputs, edge_index, device)
@@ -92,9 +92,9 @@ def compare(kernels: str, device: torch.device, dtype: torch.dtype) -> Compariso
             for name, want in wanted.items():
                 if want is None:
                     continue
-                wrong, error = _judge(found[name], again[name], want, TOLERANCES[dtype])
-                if error is not None and not error <= errors.get(name, -1.0):
-                    errors[name] = error
+                wrong, apart = _judge(found[name], again[name], want, TOLERANCES[dtype])
+                if apart is not None and not apart <= errors.get(name, -1.0):
+                    errors[name] = apart
                 if wrong is not None:
                     failures.append(f"{name} of {problem} {wrong}")
     return Comparison(errors, ", ".join(failures) or None)
@@ -148,11 +148,9 @@ def _tensors(problem: Problem, dtype: torch.dtype) -> tuple[Inputs, Tensor]:
 def _run(
     kernels: str, problem: Problem, inputs: Inputs, edge_index: Tensor, device: torch.device
 ) -> dict[str, Tensor | None]:
-    leaves = Inputs(
-        *(
-            None if value is None else value.detach().clone().to(device).requires_grad_()
-            for value in inputs
-        )
+    leaves = Inputs._make(
+        None if value is None else value.detach().clone().to(device).requires_grad_()
+        for value in inputs
     )
     graph = Graph.from_edge_index(edge_index.to(device), _NODES, add_self_loops=True)
     options = Options(negative_slope=0.2, dropout=problem.dropout, seed=torch.tensor(_SEED))

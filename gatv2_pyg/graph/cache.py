@@ -83,9 +83,8 @@ def _state(key: Tensor) -> Hashable | None:
         if any(part.is_inference() for part in parts):
             return None
         state = tuple((part._version, part.data_ptr(), part.stride()) for part in parts)
-        if _check_content:
-            state += tuple(_weighted_sum(part) for part in parts)
-        return key.shape, state
+        contents = tuple(_weighted_sum(part) for part in parts) if _check_content else ()
+        return key.shape, state, contents
 
 
 def _index_parts(indices: Tensor) -> list[Tensor] | None:

@@ -37,15 +37,8 @@ class Call(NamedTuple):
         """The flat form; ``options.seed`` is a tensor, or the dropout is 0."""
         by_src = (None,) * len(Rows._fields) if edges.by_src is None else edges.by_src
         seed = options.seed if isinstance(options.seed, Tensor) else None
-        return cls(
-            *inputs,
-            *edges.by_dst,
-            *by_src,
-            num_ids=edges.num_ids,
-            negative_slope=options.negative_slope,
-            dropout=options.dropout,
-            seed=seed,
-        )
+        numbers = (edges.num_ids, options.negative_slope, options.dropout, seed)
+        return cls._make((*inputs, *edges.by_dst, *by_src, *numbers))
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors there are, by name."""

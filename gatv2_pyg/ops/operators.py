@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ def attention(
     return out, alpha if return_attention else None
 
 
-def _forward(kernels: str, return_attention: bool, widen: bool, call: Call):
+def _forward(kernels: str, call: Call, return_attention: bool, widen: bool):
     dtype = call.x_src.dtype
     acc = accumulation_dtype(dtype)
     check_call(call.inputs, call.edges, call.options, acc)
@@ -88,7 +88,7 @@ def _forward(kernels: str, return_attention: bool, widen: bool, call: Call):
     return out, exact, lse, nothing.clone() if alpha is None else alpha
 
 
-def _forward_fake(return_attention: bool, widen: bool, call: Call):
+def _forward_fake(call: Call, return_attention: bool, widen: bool):
     num_dst, heads, _ = call.x_dst.shape
     acc = accumulation_dtype(call.x_src.dtype)
     rounded = not widen and call.x_src.dtype != acc
@@ -111,7 +111,7 @@ def _backward(kernels: str, grads: OutputGrads, outputs: Outputs, needs: Needs, 
         None if grads.out is None else grads.out.to(call.x_src.dtype).contiguous(),
         None if grads.alpha is None else grads.alpha.to(acc).contiguous(),
     )
-    outputs = Outputs(*(None if value is None else value.contiguous() for value in outputs))
+    outputs = Outputs._make(None if value is None else value.contiguous() for value in outputs)
     found = load_kernels(kernels).backward(
         grads, _contiguous(call.inputs), outputs, call.edges, call.options, needs
     )
@@ -126,7 +126,7 @@ def _backward_fake(needs: Needs, call: Call):
 
 
 def _contiguous(inputs: Inputs) -> Inputs:
-    return Inputs(*(None if value is None else value.contiguous() for value in inputs))
+    return Inputs._make(None if value is None else value.contiguous() for value in inputs)
 
 
 class _Attention(torch.autograd.Function):
@@ -137,7 +137,8 @@ class _Attention(torch.autograd.Function):
         call = Call(*flat)
         with torch._C._AutoDispatchBelowAutograd():
             out, exact, lse, alpha = operators.forward(*call, return_attention, widen)
-        ctx.operators, ctx.call = operators, call._replace(**dict.fromkeys(call.tensors()))
+        nothing: dict[str, Any] = dict.fromkeys(call.tensors())
+        ctx.operators, ctx.call = operators, call._replace(**nothing)
         ctx.return_attention = return_attention
         ctx.tensor_names = tuple(call.tensors())
         saved = exact if out.dtype != lse.dtype else out
@@ -168,7 +169,7 @@ class _Attention(torch.autograd.Function):
         return (*none[:3], *found, *none[3:])
 
 
-def _autograd(operators: Operators, return_attention: bool, widen: bool, call: Call):
+def _autograd(operators: Operators, call: Call, return_attention: bool, widen: bool):
     if torch.is_grad_enabled() and any(
         value is not None and value.requires_grad for value in call.inputs
     ):
@@ -207,7 +208,7 @@ def _register(prefix: str, kernels: dict[str, str]) -> Operators:
     operators = Operators(getattr(namespace, forward).default, getattr(namespace, backward).default)
 
     def forward_by(name):
-        return lambda *args: _forward(name, *args[size:], Call(*args[:size]))
+        return lambda *args: _forward(name, Call(*args[:size]), *args[size:])
 
     def backward_by(name):
         return lambda *args: _backward(name, *_backward_arguments(*args))
@@ -217,12 +218,12 @@ def _register(prefix: str, kernels: dict[str, str]) -> Operators:
         _lib.impl(backward, backward_by(name), key)
     _lib.impl(
         forward,
-        lambda *args: _autograd(operators, *args[size:], Call(*args[:size])),
+        lambda *args: _autograd(operators, Call(*args[:size]), *args[size:]),
         "Autograd",
     )
     torch.library.register_fake(
         f"gatv2_pyg::{forward}",
-        lambda *args: _forward_fake(*args[size:], Call(*args[:size])),
+        lambda *args: _forward_fake(Call(*args[:size]), *args[size:]),
         lib=_lib,
     )
     torch.library.register_fake(

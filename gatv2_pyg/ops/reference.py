@@ -58,7 +58,7 @@ def _leaky_slope(z: Tensor, negative_slope: float) -> Tensor:
 
 
 def _widened(inputs: Inputs, acc: torch.dtype) -> Inputs:
-    return Inputs(*(None if value is None else value.to(acc) for value in inputs))
+    return Inputs._make(None if value is None else value.to(acc) for value in inputs)
 
 
 def _preactivation(inputs: Inputs, edges: tuple[Tensor, Tensor, Tensor]) -> Tensor:

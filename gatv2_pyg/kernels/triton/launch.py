@@ -259,7 +259,7 @@ def _backward_dst(by_dst: _Pass, inputs: Inputs, needs: Needs) -> InputGrads:
         by_dst.rows.idx.numel(),
         edge_dim * heads * channels if need_edge_weight else 0,
     )
-    sums = {"dtype": torch.float32, "device": x_dst.device}
+    sums: dict[str, Any] = {"dtype": torch.float32, "device": x_dst.device}
 
     d_x_dst = torch.empty_like(x_dst, dtype=_written_dtype(x_dst)) if needs.x_dst else None
     piece_d_x_dst = by_dst.piece_buffer(heads, channels) if needs.x_dst else None
