@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 from torch_geometric import EdgeIndex
 
-from gatv2_pyg.graph import grouping
+from gatv2_pyg import kernels
 from gatv2_pyg.graph.tracing import reading_values, values_unknown
 
 Value = TypeVar("Value")
@@ -78,8 +78,8 @@ def _state(key: Tensor) -> Hashable | None:
         if parts is None:
             return None
         if indices.device.type == "cpu":
-            kernels = grouping.cpu_kernels()
-            return None if kernels is None else (key.shape, kernels.content_hash(parts))
+            compiled = kernels.cpu_kernels()
+            return None if compiled is None else (key.shape, compiled.content_hash(parts))
         if any(part.is_inference() for part in parts):
             return None
         state = tuple((part._version, part.data_ptr(), part.stride()) for part in parts)

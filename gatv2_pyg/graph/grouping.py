@@ -6,8 +6,6 @@ without the kernel, a stable sort gives the same tensors.
 
 from __future__ import annotations
 
-import importlib
-
 import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
@@ -28,15 +26,6 @@ def index_dtype(*sizes: int) -> torch.dtype:
     """int32 where every index and count is known to fit, else int64."""
     fits = all(statically_known_true(size < 2**31) for size in sizes)
     return torch.int32 if fits else torch.int64
-
-
-def cpu_kernels():
-    """The compiled CPU kernels, or None where they can't run."""
-    try:
-        kernels = importlib.import_module("gatv2_pyg.kernels.cpu")
-    except ImportError:
-        return None
-    return kernels if kernels.unavailable() is None else None
 
 
 def check_range(name: str, index: Tensor, size: int, extremes: tuple[int, int] | None = None):
@@ -125,18 +114,12 @@ def _sort_rows(key: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     return torch.searchsorted(key, rows), order
 
 
-def cut_rows(
-    ptr: Tensor, num_positions: int, max_degree: int | None = None
-) -> tuple[Tensor, Tensor]:
+def cut_rows(ptr: Tensor, num_positions: int) -> tuple[Tensor, Tensor]:
     """The tables ``pieces`` and ``cuts`` of :class:`~gatv2_pyg.kernels.contract.Rows`.
 
     They depend on ``ptr`` alone, and their sizes on ``num_positions``: unused entries have row -1.
-    ``max_degree``, where it is known, may show that no row is long.
     """
     num_cuts, num_pieces = table_bounds(num_positions)
-    if max_degree is not None and max_degree <= PIECE:
-        unused = ptr.new_tensor([[-1, 0, 0]])
-        return unused.repeat(num_pieces, 1), unused.repeat(num_cuts, 1)
     return _piece_tables(ptr, _pieces_per_row(ptr), num_pieces, num_cuts)
 
 

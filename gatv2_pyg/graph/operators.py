@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from gatv2_pyg import kernels
 from gatv2_pyg.graph import grouping
 from gatv2_pyg.graph.cache import cached
 from gatv2_pyg.graph.tracing import reading_values
@@ -77,16 +78,16 @@ def group_edges(
     row, col = edge_index.unbind(0)
     src, dst = (row, col) if sources_first else (col, row)
     num_ids = src.numel() + (min(num_src, num_dst) if add_self_loops else 0)
-    kernels = grouping.cpu_kernels() if edge_index.device.type == "cpu" else None
+    compiled = kernels.cpu_kernels() if edge_index.device.type == "cpu" else None
     dtype = torch.int64 if wide else torch.int32
-    if kernels is None:
+    if compiled is None:
         _check_ends(src, dst, num_src, num_dst)
         by_dst = grouping.group_by_dst(src, dst, num_src, num_dst, add_self_loops)
         ptr, idx, edge = (part.to(dtype) for part in by_dst)
         identity = (edge == torch.arange(num_ids, device=edge.device)).all()
         rows = Rows(ptr, idx, edge, *grouping.cut_rows(ptr, num_ids))
     else:
-        ptr, idx, edge, seen = kernels.group_by_dst(
+        ptr, idx, edge, seen = compiled.group_by_dst(
             src, dst, num_src, num_dst, add_self_loops, dtype
         )
         if seen.bad is not None:
@@ -95,7 +96,7 @@ def group_edges(
             raise grouping.out_of_range(name, size, position, value)
         _clear_from(seen.num_edges, idx, edge)
         identity = torch.tensor(seen.identity, device="cpu")
-        rows = Rows(ptr, idx, edge, *grouping.cut_rows(ptr, num_ids, seen.max_degree))
+        rows = Rows(ptr, idx, edge, *compiled.piece_tables(ptr, num_ids))
     mark_sound(rows, Extent(num_dst, num_src, num_ids, num_src))
     return *rows, _facts(rows, identity)
 
@@ -121,14 +122,14 @@ def group_sources(ptr: Tensor, idx: Tensor, num_src: int, num_ids: int) -> tuple
     """
     num_dst = ptr.numel() - 1
     blocks = grouping.source_blocks(num_src, num_dst, num_ids)
-    kernels = grouping.cpu_kernels() if ptr.device.type == "cpu" else None
-    if kernels is None:
+    compiled = kernels.cpu_kernels() if ptr.device.type == "cpu" else None
+    if compiled is None:
         by_src = grouping.transpose(ptr, idx, num_src, blocks)
         tables = grouping.cut_rows(by_src[0], idx.numel())
     else:
-        *by_src, max_degree = kernels.transpose(ptr, idx, num_src, blocks)
+        *by_src, _ = compiled.transpose(ptr, idx, num_src, blocks)
         _clear_from(int(ptr[-1]), *by_src[1:])
-        tables = grouping.cut_rows(by_src[0], idx.numel(), max_degree)
+        tables = compiled.piece_tables(by_src[0], idx.numel())
     rows = Rows(*by_src, *tables)
     mark_sound(rows, Extent(blocks * num_src, num_dst, idx.numel(), num_src), Ends(ptr, idx))
     return *rows, _facts(rows, torch.tensor(False, device=ptr.device))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from gatv2_pyg import kernels
 from gatv2_pyg.kernels.contract import Rows
 
 PIECE = 512
@@ -67,7 +68,15 @@ def require_sound(name: str, rows: Rows, extent: Extent, by_dst: Ends | None = N
     if state is not None and _sound.get(rows.idx) == state:
         return
     _check_form(name, rows, extent.num_rows)
-    problem = _find_problem(rows, extent, by_dst)
+    compiled = kernels.cpu_kernels() if rows.ptr.device.type == "cpu" else None
+    if compiled is None:
+        problem = _find_problem(rows, extent, by_dst)
+    else:
+        blocks = max(extent.num_rows // max(extent.num_src, 1), 1) if by_dst is not None else 1
+        wrong = compiled.check_rows(
+            *rows, *extent[:3], by_dst=None if by_dst is None else tuple(by_dst), blocks=blocks
+        )
+        problem = None if wrong is None else "'{}' has at {} the value {}".format(*wrong)
     if problem is not None:
         raise ValueError(f"Expected '{name}' to be a sound grouping of edges, but {problem}")
     mark_sound(rows, extent, by_dst)

@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 
-from gatv2_pyg import GATv2Conv, set_graph_cache
+from gatv2_pyg import GATv2Conv, kernels, set_graph_cache
 from gatv2_pyg.graph import cache
 
 
@@ -90,7 +90,7 @@ def test_off_means_off():
 
 def test_without_compiled_kernels_nothing_is_kept_on_cpu(monkeypatch):
     index = torch.randint(9, (2, 40))
-    monkeypatch.setattr(cache.grouping, "cpu_kernels", lambda: None)
+    monkeypatch.setattr(kernels, "cpu_kernels", lambda: None)
     made, build = count_builds()
     cache.cached(index, "flags", build)
     cache.cached(index, "flags", build)

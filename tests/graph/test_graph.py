@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch_geometric.utils import add_self_loops, remove_self_loops
 
-from gatv2_pyg import EdgeIndexError, GATv2Conv, Graph, set_graph_cache
+from gatv2_pyg import EdgeIndexError, GATv2Conv, Graph, kernels, set_graph_cache
 from gatv2_pyg.graph import cache, grouping
 from gatv2_pyg.graph.grouping import PIECE
 from gatv2_pyg.ops import reference
@@ -23,8 +23,8 @@ from gatv2_pyg.ops import reference
 def method(request, monkeypatch):
     """Both ways to group: the torch one, and the compiled counting sort where it is there."""
     if request.param == "sorted":
-        monkeypatch.setattr(grouping, "cpu_kernels", lambda: None)
-    elif grouping.cpu_kernels() is None:
+        monkeypatch.setattr(kernels, "cpu_kernels", lambda: None)
+    elif kernels.cpu_kernels() is None:
         pytest.skip("the compiled kernels are not here")
     return request.param
 
