@@ -87,6 +87,7 @@ def test_modules_take_their_arguments(
 ) -> None:
     """``--help`` after the arguments: they are known, and nothing is run."""
     monkeypatch.setattr(sys, "argv", [*words, "--help"])
+    monkeypatch.delitem(sys.modules, words[0], raising=False)
     with pytest.raises(SystemExit) as end:
         runpy.run_module(words[0], run_name="__main__", alter_sys=True)
     shown = capsys.readouterr().out
