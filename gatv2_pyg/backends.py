@@ -186,11 +186,17 @@ def _triton_refusal(device: str, dtype: torch.dtype, channels: int) -> str | Non
 
 @torch.compiler.assume_constant_result
 def _self_check(device: str, dtype: torch.dtype) -> str | None:
-    return _self_check_once(device, dtype)
+    if (device, dtype) not in _checked:
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            return "its kernels are checked at their first call, which can't be captured: warm up"
+        _checked[device, dtype] = _run_self_check(device, dtype)
+    return _checked[device, dtype]
 
 
-@functools.cache
-def _self_check_once(device: str, dtype: torch.dtype) -> str | None:
+_checked: dict[tuple[str, torch.dtype], str | None] = {}
+
+
+def _run_self_check(device: str, dtype: torch.dtype) -> str | None:
     failures = compare_with_reference("triton", torch.device(device), dtype)
     return f"on {device} its kernels failed their self-check ({failures})" if failures else None
 

@@ -121,7 +121,7 @@ def group_sources(ptr: Tensor, idx: Tensor, num_src: int, num_ids: int) -> tuple
         num_ids: the number of edge ids.
     """
     num_dst = ptr.numel() - 1
-    blocks = grouping.source_blocks(num_src, num_dst, num_ids)
+    blocks = _source_blocks(ptr, num_src, num_ids)
     compiled = kernels.cpu_kernels() if ptr.device.type == "cpu" else None
     if compiled is None:
         by_src = grouping.transpose(ptr, idx, num_src, blocks)
@@ -133,6 +133,13 @@ def group_sources(ptr: Tensor, idx: Tensor, num_src: int, num_ids: int) -> tuple
     rows = Rows(*by_src, *tables)
     mark_sound(rows, Extent(blocks * num_src, num_dst, idx.numel(), num_src), Ends(ptr, idx))
     return *rows, _facts(rows, torch.tensor(False, device=ptr.device))
+
+
+def _source_blocks(ptr: Tensor, num_src: int, num_ids: int) -> int:
+    """Ranges of destinations serve the caches of a CPU."""
+    if ptr.device.type == "cuda":
+        return 1
+    return grouping.source_blocks(num_src, ptr.size(0) - 1, num_ids)
 
 
 class _Grouped:
@@ -212,7 +219,7 @@ def _group_by_dst_fake(edge_index, num_src, num_dst, add_self_loops, sources_fir
 
 
 def _group_by_src_fake(ptr, idx, num_src, num_ids):
-    blocks = grouping.source_blocks(num_src, ptr.size(0) - 1, num_ids)
+    blocks = _source_blocks(ptr, num_src, num_ids)
     return _fake(ptr, ptr.dtype, blocks * num_src, idx.size(0))
 
 

@@ -145,6 +145,8 @@ def _backward(
         da = da + grads.alpha[eid]
         d = d.index_add(0, i, keep * a * grads.alpha[eid])
     ds = a * (keep * da - d[i])
+    # Their sum over a row is 0 but for rounding, which features with a common part would multiply.
+    ds = ds - a * torch.zeros_like(d).index_add(0, i, ds)[i]
     dz = ds.unsqueeze(-1) * inputs.att * slope  # (6)
 
     d_x_src = d_x_dst = d_att = d_edge_attr = d_edge_weight = None

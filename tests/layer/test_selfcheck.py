@@ -178,9 +178,9 @@ def cuda(monkeypatch):
     monkeypatch.setattr(backends, "_unavailable", lambda name: None)
     monkeypatch.setattr(backends, "_triton_refusal", lambda *_: None)
     monkeypatch.setattr(backends, "_missing", lambda name: "it is not here")
-    backends._self_check.cache_clear()
+    backends._checked.clear()
     yield torch.device("cuda:0")
-    backends._self_check.cache_clear()
+    backends._checked.clear()
 
 
 def test_auto_takes_kernels_that_pass(cuda, monkeypatch):

@@ -111,6 +111,7 @@ class ByDestination {
       edges_.invert(w.weights, w.scale);
     }
     edges_.fold_residual(w);
+    edges_.center(w, row);
     if (records)
       records->put(records->at(begin), w.s, w.d, end - begin, c_.dropout.scale, w.scale,
                    w.correction);

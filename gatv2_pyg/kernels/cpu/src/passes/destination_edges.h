@@ -141,15 +141,28 @@ class DestinationEdges {
     }
   }
 
-  // Writes d x_dst; w.scale is what the sums still lack. By (5) the ds of a row add up to 0; what
-  // they add up to is the rounding of D. d x_dst takes the slopes about their middle, where it has
-  // the least weight.
+  // By (5) the ds of a row add up to 0; what they add up to is the rounding of D. The sums of (7)
+  // take LeakyReLU and its slope about their values at the middle of the row, x_dst[i] + out_i.
+  void center(Worker<T>& w, int64_t row) const {
+    const A* const own = c_.padded(w.own, x_dst_ + row * c_.plan.row);
+    const A* const out = out_ + row * c_.plan.row;
+    const V one = broadcast<V>((A)1), slope = broadcast<V>(c_.slope);
+    for (int h = 0; h < c_.plan.heads; ++h)
+      for (int v = 0; v < c_.plan.head_vectors; ++v) {
+        const int at = h * c_.plan.padded_channels + v * W;
+        const V z =
+            load(own + at) + load(out + (int64_t)h * c_.plan.channels + v * W, c_.plan.in_use(v));
+        const V residual = select(above_zero(z), one, slope) * w.residual[h];
+        store(w.sum_a + at, load(w.sum_a + at) - residual);
+        store(w.sum_b + at, load(w.sum_b + at) - residual * z);
+      }
+  }
+
+  // Writes d x_dst; w.scale is what the sums still lack.
   void put_row(Worker<T>& w, int64_t row) const {
     if (!d_x_dst_) return;
-    const A middle = (1 + c_.slope) / 2;
-    for (int h = 0, k = 0; h < c_.plan.heads; ++h)
-      for (const int end = k + c_.plan.padded_channels; k < end; k += W)
-        store(w.sum_a + k, (load(w.sum_a + k) - middle * w.residual[h]) * load(c_.att + k));
+    for (int k = 0; k < c_.plan.padded_row; k += W)
+      store(w.sum_a + k, load(w.sum_a + k) * load(c_.att + k));
     c_.put_row(d_x_dst_ + row * c_.plan.row, w.sum_a, w.scale, past_caches_);
   }
   void put_empty(int64_t row) const {

@@ -89,6 +89,7 @@ class LongDestinations {
     else
       edges_.invert(w.weights, w.scale);
     edges_.fold_residual(w);
+    edges_.center(w, cut.row);
     edges_.put_row(w, cut.row);
     A* const to = sums_of(cut.first_piece).leaky_sum;
     for (int h = 0; h < c_.plan.heads; ++h)
