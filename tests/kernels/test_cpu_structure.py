@@ -117,6 +117,12 @@ def test_piece_tables(degrees, dtype):
     assert int(used.sum()) == sum(-(-degree // 512) for degree in degrees if degree > 512)
 
 
+@pytest.mark.parametrize("ptr", [[1, 2], [0, 2, 1], [0, 600], [0, -1], [0, 2**62]], ids=str)
+def test_tables_of_what_is_no_grouping(ptr):
+    with pytest.raises(ValueError, match=r"^Expected 'ptr' to rise from 0 to at most 599, got"):
+        cpu.piece_tables(torch.tensor(ptr), 599)
+
+
 def grouped(num_src=30, num_dst=20, num_edges=400, hub=2000, self_loops=False, blocks=3):
     rng = torch.Generator().manual_seed(num_edges)
     src = torch.randint(num_src, (num_edges + hub,), generator=rng)

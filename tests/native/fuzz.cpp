@@ -15,7 +15,7 @@ int64_t gatv2_forward(const gatv2::Arguments*, int64_t isa);
 int64_t gatv2_backward(const gatv2::Arguments*, int64_t isa);
 int64_t gatv2_group_by_dst(const gatv2::GroupArguments*, gatv2::GroupResult*);
 int64_t gatv2_transpose(const gatv2::TransposeArguments*, int64_t*, gatv2::Finding*);
-int64_t gatv2_piece_tables(const gatv2::PieceArguments*);
+int64_t gatv2_piece_tables(const gatv2::PieceArguments*, gatv2::Finding*);
 int64_t gatv2_check_rows(const gatv2::CheckArguments*, gatv2::Finding*);
 int64_t gatv2_content_hash(const gatv2::HashPart*, int64_t, int64_t, uint64_t*);
 }
@@ -89,11 +89,19 @@ Grouping empty_grouping(int64_t rows, int64_t positions, int64_t bytes) {
           Memory(3 * (2 * most + 2), bytes), Memory(3 * (most + 2), bytes)};
 }
 
+// Of anything: what is no grouping gets none.
 void make_tables(Grouping& g, bool wide) {
-  const PieceArguments args{
-      wide,         g.ptr.get(),      g.ptr.size() - 1, g.pieces.get(), g.pieces.size() / 3,
-      g.cuts.get(), g.cuts.size() / 3};
-  require(gatv2_piece_tables(&args) == kOk, "tables");
+  PieceArguments args{};
+  args.wide = wide;
+  args.ptr = g.ptr.get();
+  args.num_rows = g.ptr.size() - 1;
+  args.num_positions = g.idx.size();
+  args.pieces = g.pieces.get();
+  args.num_pieces = g.pieces.size() / 3;
+  args.cuts = g.cuts.get();
+  args.num_cuts = g.cuts.size() / 3;
+  Finding finding;
+  require(gatv2_piece_tables(&args, &finding) == kOk, "tables");
 }
 
 bool accepted(const Grouping& g, bool wide, int64_t other, int64_t ids, const Grouping* by_dst,

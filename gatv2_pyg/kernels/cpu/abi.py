@@ -40,7 +40,7 @@ TransposeArguments = _record(
     "TransposeArguments",
     "wide threads *ptr *idx num_positions num_rows num_src num_blocks *out_ptr *out_idx *out_edge",
 )
-PieceArguments = _record("PieceArguments", "wide *ptr num_rows *pieces num_pieces *cuts num_cuts")
+PieceArguments = _record("PieceArguments", "wide *ptr num_rows num_positions *pieces num_pieces *cuts num_cuts")
 CheckArguments = _record(
     "CheckArguments",
     "wide rows num_rows num_positions num_edge num_other num_ids *dst_ptr *dst_idx num_blocks",
@@ -68,7 +68,7 @@ FUNCTIONS: dict[str, tuple[type, ...]] = {
     "gatv2_backward": (c_void_p, c_int64),
     "gatv2_group_by_dst": (c_void_p, c_void_p),
     "gatv2_transpose": (c_void_p, c_void_p, c_void_p),
-    "gatv2_piece_tables": (c_void_p,),
+    "gatv2_piece_tables": (c_void_p, c_void_p),
     "gatv2_check_rows": (c_void_p, c_void_p),
     "gatv2_content_hash": (c_void_p, c_int64, c_int64, c_void_p),
 }

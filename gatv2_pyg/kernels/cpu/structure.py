@@ -196,23 +196,30 @@ def piece_tables(ptr: Tensor, num_positions: int) -> tuple[Tensor, Tensor]:
         unused entries in ``cuts`` and one in ``pieces``, (-1, 0, 0) each.
 
     Raises:
-        TypeError, ValueError: ``ptr`` is no contiguous index tensor on the CPU.
+        TypeError, ValueError: ``ptr`` is no contiguous index tensor on the CPU, or does not rise so.
     """
     _vector("ptr", ptr)
     num_rows = _count("number of rows", ptr.numel() - 1, ptr.dtype)
-    most = num_positions // (PIECE + 1)
+    most = _count("num_positions", num_positions, torch.int64) // (PIECE + 1)
     pieces = torch.empty((2 * most + 2, 3), dtype=ptr.dtype, device="cpu")
     cuts = torch.empty((most + 2, 3), dtype=ptr.dtype, device="cpu")
     args = abi.PieceArguments(
         wide=ptr.dtype == torch.int64,
         ptr=ptr.data_ptr(),
         num_rows=num_rows,
+        num_positions=num_positions,
         pieces=pieces.data_ptr(),
         num_pieces=pieces.size(0),
         cuts=cuts.data_ptr(),
         num_cuts=cuts.size(0),
     )
-    check_status(library().handle.gatv2_piece_tables(byref(args)))
+    finding = abi.Finding()
+    check_status(library().handle.gatv2_piece_tables(byref(args), byref(finding)))
+    if finding.part:
+        raise ValueError(
+            f"Expected 'ptr' to rise from 0 to at most {num_positions}, got {finding.value} at "
+            f"{finding.position}"
+        )
     return pieces, cuts
 
 

@@ -105,7 +105,8 @@ struct PieceArguments {
   int64_t wide;
   const void* ptr;
   int64_t num_rows;
-  void* pieces;  // [num_pieces, 3]
+  int64_t num_positions;  // the most edges there may be
+  void* pieces;           // [num_pieces, 3]
   int64_t num_pieces;
   void* cuts;  // [num_cuts, 3]
   int64_t num_cuts;

@@ -118,10 +118,10 @@ const Field kTransposeArguments[] = {
     GATV2_FIELD(TransposeArguments, out_ptr),       GATV2_FIELD(TransposeArguments, out_idx),
     GATV2_FIELD(TransposeArguments, out_edge)};
 const Field kPieceArguments[] = {
-    GATV2_FIELD(PieceArguments, wide),       GATV2_FIELD(PieceArguments, ptr),
-    GATV2_FIELD(PieceArguments, num_rows),   GATV2_FIELD(PieceArguments, pieces),
-    GATV2_FIELD(PieceArguments, num_pieces), GATV2_FIELD(PieceArguments, cuts),
-    GATV2_FIELD(PieceArguments, num_cuts)};
+    GATV2_FIELD(PieceArguments, wide),     GATV2_FIELD(PieceArguments, ptr),
+    GATV2_FIELD(PieceArguments, num_rows), GATV2_FIELD(PieceArguments, num_positions),
+    GATV2_FIELD(PieceArguments, pieces),   GATV2_FIELD(PieceArguments, num_pieces),
+    GATV2_FIELD(PieceArguments, cuts),     GATV2_FIELD(PieceArguments, num_cuts)};
 const Field kCheckArguments[] = {
     GATV2_FIELD(CheckArguments, wide),     GATV2_FIELD(CheckArguments, rows),
     GATV2_FIELD(CheckArguments, num_rows), GATV2_FIELD(CheckArguments, num_positions),
@@ -221,7 +221,9 @@ GATV2_EXPORT int64_t gatv2_transpose(const TransposeArguments* args, int64_t* la
                                      Finding* finding) {
   return transpose(*args, *largest, *finding);
 }
-GATV2_EXPORT int64_t gatv2_piece_tables(const PieceArguments* args) { return piece_tables(*args); }
+GATV2_EXPORT int64_t gatv2_piece_tables(const PieceArguments* args, Finding* finding) {
+  return piece_tables(*args, *finding);
+}
 GATV2_EXPORT int64_t gatv2_check_rows(const CheckArguments* args, Finding* finding) {
   return check_rows(*args, *finding);
 }

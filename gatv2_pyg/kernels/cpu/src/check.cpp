@@ -78,11 +78,14 @@ class Expected {
 };
 
 template <class O>
-int64_t tables(const PieceArguments& a) {
+int64_t tables(const PieceArguments& a, Finding& finding) {
+  const O* const ptr = static_cast<const O*>(a.ptr);
+  finding = {kNothing, 0, 0};
+  if (!follows_ptr(ptr, a.num_rows, a.num_positions, finding)) return kOk;
   Table<O> pieces(static_cast<O*>(a.pieces), a.num_pieces),
       cuts(static_cast<O*>(a.cuts), a.num_cuts);
   each_piece(
-      static_cast<const O*>(a.ptr), a.num_rows,
+      ptr, a.num_rows,
       [&](int64_t row, int64_t begin, int64_t end) { pieces.add(row, begin, end); },
       [&](int64_t row, int64_t first, int64_t end) { cuts.add(row, first, end); });
   pieces.close();
@@ -156,8 +159,8 @@ int64_t check(const CheckArguments& a, Finding& finding) {
 
 }  // namespace
 
-int64_t piece_tables(const PieceArguments& a) {
-  return a.wide ? tables<int64_t>(a) : tables<int32_t>(a);
+int64_t piece_tables(const PieceArguments& a, Finding& finding) {
+  return a.wide ? tables<int64_t>(a, finding) : tables<int32_t>(a, finding);
 }
 
 int64_t check_rows(const CheckArguments& a, Finding& finding) {

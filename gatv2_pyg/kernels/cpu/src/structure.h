@@ -9,8 +9,8 @@ namespace gatv2 {
 int64_t group_by_dst(const GroupArguments&, GroupResult&);
 // `largest`: the most edges of a row of the result. `finding`: what of its input is wrong.
 int64_t transpose(const TransposeArguments&, int64_t& largest, Finding& finding);
-// The tables of long rows; unused entries are (-1, 0, 0).
-int64_t piece_tables(const PieceArguments&);
+// The tables of long rows; unused entries are (-1, 0, 0). `finding`: what of its input is wrong.
+int64_t piece_tables(const PieceArguments&, Finding& finding);
 // Whether the passes may follow these rows: every index they will read lies within its tensor.
 int64_t check_rows(const CheckArguments&, Finding&);
 // Whether `ptr` starts at 0, never falls, and ends within num_positions.
