@@ -40,7 +40,9 @@ TransposeArguments = _record(
     "TransposeArguments",
     "wide threads *ptr *idx num_positions num_rows num_src num_blocks *out_ptr *out_idx *out_edge",
 )
-PieceArguments = _record("PieceArguments", "wide *ptr num_rows num_positions *pieces num_pieces *cuts num_cuts")
+PieceArguments = _record(
+    "PieceArguments", "wide *ptr num_rows num_positions *pieces num_pieces *cuts num_cuts"
+)
 CheckArguments = _record(
     "CheckArguments",
     "wide rows num_rows num_positions num_edge num_other num_ids *dst_ptr *dst_idx num_blocks",

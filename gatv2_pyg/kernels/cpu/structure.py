@@ -196,7 +196,7 @@ def piece_tables(ptr: Tensor, num_positions: int) -> tuple[Tensor, Tensor]:
         unused entries in ``cuts`` and one in ``pieces``, (-1, 0, 0) each.
 
     Raises:
-        TypeError, ValueError: ``ptr`` is no contiguous index tensor on the CPU, or does not rise so.
+        TypeError, ValueError: ``ptr`` is no contiguous index tensor on the CPU, or does not rise.
     """
     _vector("ptr", ptr)
     num_rows = _count("number of rows", ptr.numel() - 1, ptr.dtype)
