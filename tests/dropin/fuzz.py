@@ -67,6 +67,7 @@ class Executor:
         """Ends the process."""
         self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
 
     def _line(self, deadline: float) -> str | None:
         while b"\n" not in self._rest:

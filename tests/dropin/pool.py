@@ -80,6 +80,8 @@ class Pool:
         self._workers.shutdown(wait=False, cancel_futures=True)
         self._server.stdin.close()
         self._server.wait()
+        self._reader.join()
+        self._server.stdout.close()
         self._folder.cleanup()
 
     def _run(self, name: str, variant: str) -> dict:
