@@ -2,10 +2,11 @@
 // micro-kernel keeps in registers.
 //
 // Rows of tensors are packed ([H, C]). What a kernel holds itself (a row of its own, sums,
-// projected edge features) is padded: each head starts at a whole vector, lanes past C are 0. An
-// interleaved plan pads to [C][head_stride] instead, the rows that are gathered too (see
-// interleaved.h). Scores of a tile lie as [edge][head_stride], so that softmax runs over full
-// vectors of (edge, head) and a lane always means the same head.
+// projected edge features) is padded: each head starts at a whole vector, lanes past C are 0.
+// Narrow heads share vectors: each starts at a power of two that divides a vector. An interleaved
+// plan pads to [C][head_stride] instead, the rows that are gathered too (see interleaved.h). Scores
+// of a tile lie as [edge][head_stride], so that softmax runs over full vectors of (edge, head) and
+// a lane always means the same head.
 #pragma once
 
 #include "layout/memory.h"
@@ -15,11 +16,13 @@ GATV2_BEGIN
 
 struct Segment {
   int head;        // first head
-  int heads;       // number of heads: 1, 2, 4 or 8
+  int heads;       // number of heads; where they share vectors a multiple of `sharing`
   int vectors;     // vectors of each head: 1, 2, 4 or 8
+  int sharing;     // heads to a vector
+  int channels;    // of a head
   int offset;      // of its first element in a packed row
   int padded;      // the same in a padded row
-  int tail;        // lanes in use in the last vector
+  int tail;        // elements of the last vector, of every vector where heads share them
   bool continues;  // part of a head that an earlier segment began: scores add
 };
 
@@ -30,8 +33,9 @@ class Plan {
  public:
   static constexpr int W = Simd<A>::W;
   int heads, channels;
-  int head_vectors, padded_channels, padded_row;
   int head_stride;  // power of two up to W, or a multiple of W
+  int sharing;      // heads to a vector
+  int head_vectors, padded_channels, padded_row;
   bool interleaved;
   int num_segments = 0;
   int64_t row;       // elements of a packed row
@@ -41,15 +45,14 @@ class Plan {
   Plan(int h, int c, int most_heads, bool interleave)
       : heads(h),
         channels(c),
+        head_stride(stride_of(h)),
+        sharing(interleave ? 1 : sharing_of(c, head_stride)),
         head_vectors((c + W - 1) / W),
-        padded_channels(head_vectors * W),
-        padded_row(h * padded_channels),
-        head_stride(1),
+        padded_channels(head_vectors * W / sharing),
+        padded_row((h * padded_channels + W - 1) / W * W),
         interleaved(interleave),
         row((int64_t)h * c),
         storage_((size_t)2 * h * (head_vectors / 8 + 4) * sizeof(Segment)) {
-    while (head_stride < h && head_stride < W) head_stride *= 2;
-    if (h > W) head_stride = (h + W - 1) / W * W;
     if (interleaved) padded_row = (c * head_stride + W - 1) / W * W;
     gathered = interleaved ? padded_row : row;
     if (!storage_) return;
@@ -61,7 +64,9 @@ class Plan {
   bool ok() const { return (bool)storage_; }
   const Segment* segments() const { return storage_.template get<Segment>(); }
   // A packed row of A is its own padded form.
-  bool packed_is_padded() const { return !interleaved && padded_channels == channels; }
+  bool packed_is_padded() const {
+    return !interleaved && padded_channels == channels && padded_row == row;
+  }
   // The head of element k of a padded row.
   int head_of(int k) const { return interleaved ? k % head_stride : k / padded_channels; }
 
@@ -126,27 +131,98 @@ class Plan {
   template <class T>
   void pad(A* to, const T* from) const {
     if (interleaved) return interleave(to, from);
+    each_vector([&](const Place& at)
+                    GATV2_LAMBDA_INLINE { store(to + at.padded, get(from + at.packed, at)); });
+  }
+
+  // A vector of a padded row that is not interleaved.
+  struct Place {
+    int64_t packed;  // its first element in a packed row
+    int padded;      // the same in a padded row
+    int head;        // its first head
+    int count;       // elements
+  };
+  template <class F>
+  GATV2_INLINE void each_vector(const F& f) const {
+    if (sharing > 1) {
+      for (int h = 0; h < heads; h += sharing)
+        f(Place{(int64_t)h * channels, h * padded_channels, h,
+                min_of(sharing, heads - h) * channels});
+      return;
+    }
     for (int h = 0; h < heads; ++h)
       for (int v = 0; v < head_vectors; ++v)
-        store(to + h * padded_channels + v * W,
-              load(from + (int64_t)h * channels + v * W, in_use(v)));
+        f(Place{(int64_t)h * channels + v * W, h * padded_channels + v * W, h,
+                min_of(W, channels - v * W)});
   }
-  LanesInUse in_use(int v) const { return LanesInUse(min_of(W, channels - v * W)); }
+  // A vector of a packed row, in its padded form, and back.
+  template <class T>
+  GATV2_INLINE V get(const T* from, const Place& at) const {
+    const V v = at.count == W ? load(from) : load(from, LanesInUse(at.count));
+    return apart() ? expand(v, HeadLanes(padded_channels, channels)) : v;
+  }
+  template <class T>
+  GATV2_INLINE void put(T* to, V v, const Place& at) const {
+    if (at.count == W) return store(to, v);
+    store(to, apart() ? compress(v, HeadLanes(padded_channels, channels)) : v,
+          LanesInUse(at.count));
+  }
+  // The numbers of a vector's heads in their lanes, from [head]; a whole vector is read.
+  GATV2_INLINE V by_head(const A* of_heads, const Place& at) const {
+    const A* const from = of_heads + at.head;
+    if constexpr (W > 2) {
+      if (sharing == 2) return spread_runs<W / 2>(from);
+      if (W > 4 && sharing == 4) return spread_runs<(W > 4 ? W / 4 : 1)>(from);
+      if (W > 8 && sharing == 8) return spread_runs<(W > 8 ? W / 8 : 1)>(from);
+    }
+    return broadcast<V>(*from);
+  }
 
  private:
+  static int stride_of(int heads) {
+    int stride = 1;
+    while (stride < heads && stride < W) stride *= 2;
+    return heads > W ? (heads + W - 1) / W * W : stride;
+  }
+  // Heads have at least two lanes, and a vector no more of them than there are.
+  static int sharing_of(int channels, int stride) {
+    int sharing = 1;
+    while (2 * sharing <= stride && 2 * sharing < W && 2 * sharing * channels <= W) sharing *= 2;
+    return sharing;
+  }
+  // Whether heads that share a vector lie apart in it.
+  bool apart() const { return sharing > 1 && padded_channels != channels; }
+
   void add(int head, int n, int vector, int vectors, int tail) {
-    storage_.template get<Segment>()[num_segments++] = {
-        head, n,         vectors, head * channels + vector * W, head * padded_channels + vector * W,
-        tail, vector > 0};
+    storage_.template get<Segment>()[num_segments++] = {head,
+                                                        n,
+                                                        vectors,
+                                                        sharing,
+                                                        channels,
+                                                        head * channels + vector * W,
+                                                        head * padded_channels + vector * W,
+                                                        tail,
+                                                        vector > 0};
   }
   void build_interleaved() {
     for (int v = 0, n = 8; v < padded_row / W; v += n) {
       while (n > padded_row / W - v) n /= 2;
-      storage_.template get<Segment>()[num_segments++] = {0,     head_stride, n,    v * W,
-                                                          v * W, W,           v > 0};
+      storage_.template get<Segment>()[num_segments++] = {
+          0, head_stride, n, 1, channels, v * W, v * W, W, v > 0};
+    }
+  }
+  // Up to four vectors at once, so many that a reduction takes whole edges.
+  void build_shared() {
+    const int most = min_of(4, padded_channels);
+    for (int h = 0; h < heads;) {
+      int n = most;
+      while (n > 1 && n * sharing > heads - h) n /= 2;
+      add(h, n * sharing, 0, 1, min_of(sharing, heads - h) * channels);
+      h += n * sharing;
     }
   }
   void build(int most_heads) {
+    if (sharing > 1) return build_shared();
     const bool full = channels % W == 0;
     if (full &&
         (head_vectors == 1 || head_vectors == 2 || head_vectors == 4 || head_vectors == 8)) {

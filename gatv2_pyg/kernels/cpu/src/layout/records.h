@@ -52,26 +52,46 @@ class Records {
     }
   }
 
+  // The same from keep_e alpha_e and ds_e.
+  void put(A* to, const A* keep_alpha, const A* ds, int64_t n) const {
+    switch (stride_) {
+      case 1: return put_lanes<1>(to, keep_alpha, ds, n);
+      case 2: return put_lanes<2>(to, keep_alpha, ds, n);
+      case 4: return put_lanes<4>(to, keep_alpha, ds, n);
+      case 8: return put_lanes<8>(to, keep_alpha, ds, n);
+      default: return put_lanes<W>(to, keep_alpha, ds, n);
+    }
+  }
+
  private:
   // HS: head_stride, or W where that is more.
   template <int HS>
   GATV2_NOINLINE void put_run(A* to, const A* s, const A* d, int64_t n, A keep, const A* scale,
                               const A* correction) const {
-    const int64_t count = n * stride_;
-    for (int64_t k = 0; k < count; k += W) {
+    for (int64_t k = 0; k < n * stride_; k += W) {
       const int64_t b = k / W % blocks_ * W;
       const V factor = load(scale + b), alpha = load(s + k);
       const V kept = max_of(V{}, alpha) * (factor * keep);
       const V ds = (load(d + k) - max_of(alpha, -alpha) * load(correction + b)) * factor;
-      if constexpr (HS < W) {
-        put_vector(to + 2 * k, zip_lanes<A, HS, 0>(kept, ds), 2 * (count - k));
-        if (2 * (count - k) > W)
-          put_vector(to + 2 * k + W, zip_lanes<A, HS, 1>(kept, ds), 2 * (count - k) - W);
-      } else {
-        A* const record = to + k / stride_ * size() + k % stride_;
-        put_vector(record, kept, W);
-        put_vector(record + stride_, ds, W);
-      }
+      put_pair<HS>(to, k, n, kept, ds);
+    }
+  }
+  template <int HS>
+  GATV2_NOINLINE void put_lanes(A* to, const A* keep_alpha, const A* ds, int64_t n) const {
+    for (int64_t k = 0; k < n * stride_; k += W)
+      put_pair<HS>(to, k, n, load(keep_alpha + k), load(ds + k));
+  }
+  // Lanes [k, k + W) of both halves of n records.
+  template <int HS>
+  GATV2_INLINE void put_pair(A* to, int64_t k, int64_t n, V kept, V ds) const {
+    if constexpr (HS < W) {
+      const int64_t room = 2 * (n * stride_ - k);
+      put_vector(to + 2 * k, zip_lanes<A, HS, 0>(kept, ds), room);
+      if (room > W) put_vector(to + 2 * k + W, zip_lanes<A, HS, 1>(kept, ds), room - W);
+    } else {
+      A* const record = to + k / stride_ * size() + k % stride_;
+      put_vector(record, kept, W);
+      put_vector(record + stride_, ds, W);
     }
   }
   GATV2_INLINE void put_vector(A* to, V v, int64_t room) const {

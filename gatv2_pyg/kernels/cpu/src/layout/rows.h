@@ -152,10 +152,11 @@ class Items {
   int64_t ranges_, groups_;
 };
 
-// Calls short_row(row, begin, end) and piece(its number, piece) for what an item holds.
-template <class ShortRow, class Piece>
-void for_each_part(const Rows& rows, const Items& items, int64_t item, const ShortRow& short_row,
-                   const Piece& piece) {
+// Calls short_rows(begin, end) for consecutive rows of at most `longest` edges each that fit a batch,
+// row(row, begin, end) for others, and piece(its number, piece), for what an item holds.
+template <class ShortRows, class Row, class Piece>
+void for_each_part(const Rows& rows, const Items& items, int64_t item, int64_t longest,
+                   const ShortRows& short_rows, const Row& whole_row, const Piece& piece) {
   int64_t begin, end;
   if (items.is_pieces(item, begin, end)) {
     for (int64_t p = begin; p < end; ++p) piece(p, rows.piece(p));
@@ -163,32 +164,74 @@ void for_each_part(const Rows& rows, const Items& items, int64_t item, const Sho
   }
   int64_t cut = rows.cut_from(begin);
   int64_t from = begin < end ? rows.ptr[begin] : 0;
+  int64_t first = begin, first_edge = from;  // of the batch
   for (int64_t row = begin; row < end; ++row) {
     const int64_t to = rows.ptr[row + 1];
-    if (rows.is_cut(cut, row))
-      ++cut;
-    else
-      short_row(row, from, to);
+    const bool is_short = to - from <= longest;
+    if (first < row && (!is_short || to - first_edge > kBatch || row - first == kBatch)) {
+      short_rows(first, row);
+      first = row;
+      first_edge = from;
+    }
+    if (!is_short) {
+      if (rows.is_cut(cut, row))
+        ++cut;
+      else
+        whole_row(row, from, to);
+      first = row + 1;
+      first_edge = to;
+    }
     from = to;
   }
+  if (first < end) short_rows(first, end);
 }
 
-// Edges [begin, begin + n) of a row: where what `index` (of all edges) points to lies in `base`,
-// and the same to prefetch. The slots a micro-kernel may read past n repeat the last edge. A tile
-// that follows a full one of its row finds there what it had prefetched.
+// The slots of a tile: n edges, and those a micro-kernel may read past them, which repeat the last.
+struct Slots {
+  int n, count;
+  Slots(int edges, int group) : n(edges), count((edges + group - 1) & -group) {}
+  template <class P>
+  GATV2_INLINE void repeat_last(P* of_edges) const {
+    for (int k = n; k < count; ++k) of_edges[k] = of_edges[n - 1];
+  }
+};
+
+// Edges [begin, begin + n): where what `index` (of all edges) points to lies in `base`, and the
+// same, to prefetch, for the edges `ahead` of them. A tile that follows a full one of its row finds
+// there what it had prefetched.
 template <class T>
 GATV2_INLINE void fill_slots(const T** out, const T** next, const Index& index, int64_t num_edges,
-                             int group, int64_t begin, int n, bool follows, const T* base,
-                             int64_t stride) {
+                             const Slots& slots, int64_t begin, int ahead, bool follows,
+                             const T* base, int64_t stride) {
   static_assert(kAhead == kTile, "the rows prefetched are those of the next tile");
-  const int slots = (n + group - 1) & -group;
   const int64_t last = num_edges - 1;
   if (follows)
     memcpy(out, next, kTile * sizeof *out);
   else
-    index.rows(out, begin, n, last, base, stride);
-  index.rows(next, begin + kAhead, slots, last, base, stride);
-  for (int k = n; k < slots; ++k) out[k] = out[n - 1];
+    index.rows(out, begin, slots.n, last, base, stride);
+  index.rows(next, begin + ahead, slots.count, last, base, stride);
+  slots.repeat_last(out);
+}
+
+// The same for all edges of a short row, and for more: the next row's go over it.
+template <class V>
+GATV2_INLINE void fill_row(V* to, V value) {
+  for (int k = 0; k < kShortRow; ++k) to[k] = value;
+}
+
+// The edges of consecutive short rows, which tile rows they belong to.
+template <class T>
+GATV2_INLINE void begin_batch(Tile<T>& tile, const Rows& rows, int64_t first_row, int64_t end_row) {
+  const int64_t begin = rows.ptr[first_row];
+  tile.num_rows = (int)(end_row - first_row);
+  for (int r = 0; r <= tile.num_rows; ++r) tile.begin[r] = (int)(rows.ptr[first_row + r] - begin);
+  tile.n = tile.begin[tile.num_rows];
+}
+// Which row each edge belongs to.
+template <class T>
+GATV2_INLINE void number_edges(Tile<T>& tile) {
+  for (int r = 0; r < tile.num_rows; ++r)
+    fill_row(tile.row_of + tile.begin[r], (typename Simd<Acc<T>>::Int)r);
 }
 
 GATV2_END

@@ -1,38 +1,55 @@
-// A tile: the edges of a row that a micro-kernel takes at once, and the row's own vectors.
+// A tile: the edges that a micro-kernel takes at once, of one row or of several short ones.
 #pragma once
 
 #include "simd/simd.h"
 
 GATV2_BEGIN
 
-constexpr int kTile = 16;
-constexpr int kAhead = 16;  // edges between a row's prefetch and its use
+constexpr int kTile = 16;      // edges of a long row's tile
+constexpr int kShortRow = 16;  // edges a short row has at most
+constexpr int kBatch = 32;     // edges, and rows, of a tile of short rows at most
+constexpr int kAhead = 16;     // edges between a row's prefetch and its use
 constexpr int kMaxLanes = 16;
 constexpr int kTileSlots = kTile + kMaxLanes;
+constexpr int kBatchSlots = kBatch + kMaxLanes;
 
-// Edges of one row. Slots past n repeat the last edge.
+// Edges of one row, or of consecutive short rows. Slots past n repeat the last edge.
 template <class T>
 struct Tile {
   int n;
-  const T* rows[kTileSlots];       // x_src by destination, grad_out by source
-  const T* next_rows[kTileSlots];  // to prefetch
-  const Acc<T>* projected;         // W_edge edge_attr[e], padded rows; null without edge features
-  uint8_t* masks;                  // by destination: where z is above 0, [n] rows of mask_row
+  const T* rows[kBatchSlots];         // x_src by destination, grad_out by source
+  const T* next_rows[kBatchSlots];    // to prefetch
+  const Acc<T>* own[kBatchSlots];     // padded: by destination, x_dst of the edge's row
+  const Acc<T>* grad[kBatchSlots];    // padded: backward by destination, grad_out of that row
+  const Acc<T>* projected;            // W_edge edge_attr[e], padded rows; null without edge features
+  uint8_t* masks;                     // by destination: where z is above 0, [n] rows of mask_row
   int64_t mask_row;
-  const Acc<T>* records[kTileSlots];  // by source: see records.h
-  const Acc<T>* next_records[kTileSlots];
-  const uint8_t* record_masks[kTileSlots];
-  const uint8_t* next_record_masks[kTileSlots];
+  const Acc<T>* records[kBatchSlots];  // by source: see records.h
+  const Acc<T>* next_records[kBatchSlots];
+  const uint8_t* record_masks[kBatchSlots];
+  const uint8_t* next_record_masks[kBatchSlots];
+  // Of short rows: the edges of row r are [begin[r], begin[r + 1]).
+  int num_rows;
+  int begin[kBatch + 1];
+  typename Simd<Acc<T>>::Int row_of[kBatchSlots];  // of an edge
 };
 
+// What every edge is scored with.
 template <class A>
-struct RowData {
-  const A* own;   // padded: the row's own x
-  const A* att;   // padded
-  const A* grad;  // padded: by destination, grad_out of the row
+struct Weights {
+  const A* att;  // padded
   A slope;
   int head_stride;
   int padded_row;
+};
+
+// Where whole rows go: packed rows of E, those of a tile one after the other.
+template <class E>
+struct RowsOut {
+  E* first;
+  int64_t row;      // elements
+  bool accumulate;  // to what is there
+  bool past_caches;
 };
 
 GATV2_END

@@ -14,6 +14,7 @@ class ByDestination {
  public:
   ByDestination(const Context<T>& c, const Rows& rows)
       : c_(c),
+        rows_(rows),
         d_att_(static_cast<A*>(c.args.d_att)),
         d_edge_attr_(static_cast<T*>(c.args.d_edge_attr)),
         d_edge_weight_(static_cast<A*>(c.args.d_edge_weight)),
@@ -46,9 +47,10 @@ class ByDestination {
       if (edges_.edge_gradients())
         w.staged.begin(d_edge_attr_, d_edge_weight_ ? sum + c_.plan.padded_row : nullptr);
       for_each_part(
-          rows, items, item,
+          rows, items, item, c_.longest_short_row(),
+          [&](int64_t first, int64_t last) { short_rows(w, first, last, records, sum); },
           [&](int64_t row, int64_t begin, int64_t end) {
-            short_row(w, row, begin, end, records, sum);
+            whole_row(w, row, begin, end, records, sum);
           },
           [&](int64_t number, const Piece& piece) { long_rows_.add(w, number, piece, records); });
       if (edges_.edge_gradients()) w.staged.flush();
@@ -92,7 +94,22 @@ class ByDestination {
     return c_.plan.padded_row * (1 + (d_edge_weight_ ? c_.args.edge_dim : 0));
   }
 
-  void short_row(Worker<T>& w, int64_t row, int64_t begin, int64_t end, const Records<A>* records,
+  void short_rows(Worker<T>& w, int64_t first, int64_t last, const Records<A>* records,
+                  double* sum) const {
+    const int64_t begin = rows_.ptr[first];
+    w.tile.masks = records ? records->masks_at(begin) : w.masks;
+    w.tile.mask_row = Records<A>::mask_row(c_.plan);
+    edges_.short_rows(w, first, last);
+    edges_.put_short_rows(w, first, sum);
+    if (!records) return;
+    const int n = w.tile.n;
+    if (c_.dropout.active)
+      for (int k = 0; k < c_.scores.vectors(n); ++k)
+        store(w.s + k * W, load(w.s + k * W) * load(w.keep + k * W));
+    records->put(records->at(begin), w.s, w.d, n);
+  }
+
+  void whole_row(Worker<T>& w, int64_t row, int64_t begin, int64_t end, const Records<A>* records,
                  double* sum) const {
     const int n = c_.scores.spread_size();
     if (begin == end) return edges_.put_empty(row);
@@ -117,12 +134,13 @@ class ByDestination {
                    w.correction);
     edges_.put_row(w, row);
     if (d_att_)
-      for (int h = 0; h < c_.plan.heads; ++h)
-        for (int k = h * c_.plan.padded_channels; k < (h + 1) * c_.plan.padded_channels; k += W)
-          add_doubles(sum + k, load(w.sum_b + k) * w.scale[h]);
+      c_.plan.each_vector([&](const typename Plan<A>::Place& at) GATV2_LAMBDA_INLINE {
+        add_doubles(sum + at.padded, load(w.sum_b + at.padded) * c_.plan.by_head(w.scale, at));
+      });
   }
 
   const Context<T>& c_;
+  const Rows& rows_;
   A* const d_att_;
   T* const d_edge_attr_;
   A* const d_edge_weight_;

@@ -59,7 +59,17 @@ class BySource {
     parallel_for(items.count(), threads, [&](int64_t item, int64_t thread) {
       Worker<T>& w = workers[thread];
       for_each_part(
-          rows, items, item,
+          rows, items, item, c_.longest_short_row(),
+          [&](int64_t first_row, int64_t last) {
+            read_records(w, rows, first_row, last, records);
+            const RowsOut<U> out{packed(first_row), c_.plan.row, !first, past_caches};
+            c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
+              if constexpr (sizeof(U) == sizeof(T))
+                m->source_rows(w.tile, s, w.common, out);
+              else
+                m->source_rows_wide(w.tile, s, w.common, out);
+            });
+          },
           [&](int64_t row, int64_t begin, int64_t end) {
             U* const to = packed(row);
             if (begin == end) {
@@ -105,28 +115,38 @@ class BySource {
       c_.plan.pad(w.sum_a, from);
   }
 
+  // The tile of all edges of short rows.
+  void read_records(Worker<T>& w, const Rows& rows, int64_t first, int64_t last,
+                    const Records<A>& records) const {
+    begin_batch(w.tile, rows, first, last);
+    if (w.tile.n > 0) read_edges(w.tile, rows.ptr[first], w.tile.n, false, records);
+  }
+  // Where the n edges from `begin` on have grad_out, their record and its bits.
+  GATV2_INLINE void read_edges(Tile<T>& t, int64_t begin, int ahead, bool follows,
+                               const Records<A>& records) const {
+    const int64_t edges = all_.num_edges;
+    const Slots slots(t.n, 1);
+    fill_slots(t.rows, t.next_rows, all_.idx, edges, slots, begin, ahead, follows, grad_,
+               grad_stride_);
+    fill_slots(t.records, t.next_records, all_.positions(), edges, slots, begin, ahead, follows,
+               (const A*)records.at(0), records.size());
+    fill_slots(t.record_masks, t.next_record_masks, all_.positions(), edges, slots, begin, ahead,
+               follows, (const uint8_t*)records.masks_at(0), records.mask_row());
+    for (int e = 0; e < t.n; ++e) {
+      for (int64_t k = 0; k < records.size(); k += 64 / sizeof(A)) prefetch(t.next_records[e] + k);
+      for (int64_t k = 0; k < records.mask_row(); k += 64) prefetch(t.next_record_masks[e] + k);
+    }
+  }
+
   // (8) over some edges of a source, added to sum_a.
   void source_sums(Worker<T>& w, int64_t begin, int64_t end, const Records<A>& records) const {
     const int64_t size = c_.plan.padded_row;
     memset(w.sum_b, 0, sizeof(A) * size);
     for (int64_t p = begin; p < end; p += kTile) {
-      const int n = (int)min_of((int64_t)kTile, end - p);
-      const bool follows = p > begin;
-      Tile<T>& t = w.tile;
-      t.n = n;
-      const int64_t edges = all_.num_edges;
-      fill_slots(t.rows, t.next_rows, all_.idx, edges, 1, p, n, follows, grad_, grad_stride_);
-      fill_slots(t.records, t.next_records, all_.positions(), edges, 1, p, n, follows,
-                 (const A*)records.at(0), records.size());
-      fill_slots(t.record_masks, t.next_record_masks, all_.positions(), edges, 1, p, n, follows,
-                 (const uint8_t*)records.masks_at(0), records.mask_row());
-      for (int e = 0; e < n; ++e) {
-        for (int64_t k = 0; k < records.size(); k += 64 / sizeof(A))
-          prefetch(t.next_records[e] + k);
-        for (int64_t k = 0; k < records.mask_row(); k += 64) prefetch(t.next_record_masks[e] + k);
-      }
+      w.tile.n = (int)min_of((int64_t)kTile, end - p);
+      read_edges(w.tile, p, kAhead, p > begin, records);
       c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
-        m->accumulate_by_source(t, s, w.row, w.sum_a, w.sum_b);
+        m->accumulate_by_source(w.tile, s, w.common, w.sum_a, w.sum_b);
       });
     }
     for (int64_t k = 0; k < size; k += W)

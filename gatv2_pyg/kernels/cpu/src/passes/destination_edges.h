@@ -39,20 +39,71 @@ class DestinationEdges {
   // The row's vectors, and its lse and <g_i, out_i> in every lane.
   void open_row(Worker<T>& w, int64_t row) const {
     const int heads = c_.plan.heads;
-    w.row.own = c_.padded(w.own, x_dst_ + row * c_.plan.row);
-    w.row.grad = c_.padded(w.grad, grad_base() + row * grad_stride());
+    const A* const grad = c_.padded(w.grad, grad_base() + row * grad_stride());
+    open_tiles<T>(w.tile.own, c_.padded(w.own, x_dst_ + row * c_.plan.row));
+    open_tiles<T>(w.tile.grad, grad);
     c_.prefetch_row(x_dst_ + (row + 1) * c_.plan.row);
     c_.prefetch_row(out_ + (row + 1) * c_.plan.row);
     if (grad_out_) c_.prefetch_row(grad_out_ + (row + 1) * c_.plan.row);
     c_.scores.spread(w.lse, lse_ + row * heads, heads);
     // (5): D = <g_i, out_i>.
     c_.each_segment([&](const MicroTable<T>* m, const Segment& s)
-                        GATV2_LAMBDA_INLINE { m->dot(out_ + row * c_.plan.row, s, w.row, w.d); });
+                        GATV2_LAMBDA_INLINE { m->dot(out_ + row * c_.plan.row, grad, s, w.d); });
     c_.scores.spread(w.delta, w.d, heads);
   }
+  // (4) to (6) of short rows [first, last), all of whose edges are the worker's tile: leaves alpha in
+  // w.s and ds in w.d.
+  void short_rows(Worker<T>& w, int64_t first, int64_t last) const {
+    const int stride = c_.plan.head_stride, heads = c_.plan.heads;
+    read_batch(c_, w, rows_, first, last, x_src_, need_ids());
+    const int n = w.tile.n, count = w.tile.num_rows;
+    if (n == 0) return;
+    read_own(c_, w.tile, x_dst_ + first * c_.plan.row, c_.plan.row, w.own, w.tile.own);
+    read_own(c_, w.tile, grad_base() + first * grad_stride(), grad_stride(), w.grad, w.tile.grad);
+    score_tile<kByDestination>(c_, w, w.s, w.d);
+    add_alpha_gradient(w, w.d, n);
+    for (int r = 0; r < count; ++r) {
+      const int begin = w.tile.begin[r], end = w.tile.begin[r + 1];
+      if (begin == end) continue;
+      memcpy(w.row_max + r * stride, lse_ + (first + r) * heads, sizeof(A) * heads);
+      A* const delta = w.row_delta + r * stride;
+      c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
+        m->dot(out_ + (first + r) * c_.plan.row, w.tile.grad[begin], s, delta);
+      });
+      if (alpha_gradient())
+        for (int h = 0; h < heads; ++h) {
+          double sum = 0;
+          for (int e = begin; e < end; ++e) sum += alpha_product(w.ids[e], h);
+          delta[h] += (A)sum;
+        }
+    }
+    const ShortRows<T> rows(c_.scores, w.tile, w.running);
+    rows.subtract(w.s, w.row_max);
+    for (int k = 0; k < c_.scores.vectors(n); ++k) store(w.s + k * W, exp(load(w.s + k * W)));
+    rows.add_up(w.s, w.row_sum);
+    for (int k = 0; k < count * stride; k += W) store(w.row_sum + k, (A)1 / load(w.row_sum + k));
+    if (c_.dropout.active) {
+      c_.dropout.fill(w.keep, n, heads, stride, w.ids);
+      for (int k = 0; k < c_.scores.vectors(n); ++k)
+        store(w.d + k * W, load(w.d + k * W) * load(w.keep + k * W));
+    }
+    rows.differentiate(w.s, w.d, w.row_sum, w.row_delta, w.row_residual);
+  }
+  // (7), and the edge gradients, from what short_rows left.
+  void put_short_rows(Worker<T>& w, int64_t first, double* d_att) const {
+    const RowsOut<T> out{d_x_dst_ ? d_x_dst_ + first * c_.plan.row : nullptr, c_.plan.row, false,
+                         past_caches_};
+    memset(w.sum_b, 0, sizeof(A) * c_.plan.padded_row);
+    c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
+      m->destination_rows[c_.edges()](w.tile, s, w.common, w.d, out, w.sum_b);
+    });
+    for (int k = 0; k < c_.plan.padded_row; k += W) add_doubles(d_att + k, load(w.sum_b + k));
+    if (edge_gradients()) stage_edges(w, rows_.ptr[first], w.tile.n, w.d);
+  }
+
   // What a score needs alone.
   void open_scores(Worker<T>& w, int64_t row) const {
-    w.row.own = c_.padded(w.own, x_dst_ + row * c_.plan.row);
+    open_tiles<T>(w.tile.own, c_.padded(w.own, x_dst_ + row * c_.plan.row));
     c_.scores.spread(w.lse, lse_ + row * c_.plan.heads, c_.plan.heads);
   }
 
@@ -62,10 +113,7 @@ class DestinationEdges {
     A* const sums = w.s;
     for (int h = 0; h < heads; ++h) {
       double sum = 0;
-      for (int64_t p = begin; p < end; ++p) {
-        const int64_t at = rows_.id(p) * heads + h;
-        sum += (double)alpha_[at] * grad_alpha_[at];
-      }
+      for (int64_t p = begin; p < end; ++p) sum += alpha_product(rows_.id(p), h);
       sums[h] = (A)sum;
     }
     c_.scores.spread(to, sums, heads);
@@ -99,14 +147,13 @@ class DestinationEdges {
     memset(w.residual, 0, sizeof(A) * spread);
     memset(w.sum_a, 0, sizeof(A) * c_.plan.padded_row);
     memset(w.sum_b, 0, sizeof(A) * c_.plan.padded_row);
-    const bool need_ids = c_.dropout.active || alpha_gradient() || edge_gradients();
     for (int64_t p = begin; p < end; p += kTile) {
       const int n = (int)min_of((int64_t)kTile, end - p);
       A* const s = w.s + (records ? (p - begin) * stride : 0);
       A* const d = w.d + (records ? (p - begin) * stride : 0);
       w.tile.masks = records ? records->masks_at(p) : w.masks;
       w.tile.mask_row = Records<A>::mask_row(c_.plan);
-      read_tile(c_, w, rows_, p, n, p > begin, x_src_, need_ids);
+      read_tile(c_, w, rows_, p, n, p > begin, x_src_, need_ids());
       score_tile<kByDestination>(c_, w, s, d);
       add_alpha_gradient(w, d, n);
       weigh(w, s, n);
@@ -126,7 +173,7 @@ class DestinationEdges {
           store(s + k * W, alpha);
       }
       c_.each_segment([&](const MicroTable<T>* m, const Segment& seg) GATV2_LAMBDA_INLINE {
-        m->accumulate_by_destination[c_.edges()](w.tile, seg, w.row, d, w.sum_a, w.sum_b);
+        m->accumulate_by_destination[c_.edges()](w.tile, seg, w.common, d, w.sum_a, w.sum_b);
       });
       if (edge_gradients()) stage_edges(w, p, n, d);
     }
@@ -147,15 +194,12 @@ class DestinationEdges {
     const A* const own = c_.padded(w.own, x_dst_ + row * c_.plan.row);
     const A* const out = out_ + row * c_.plan.row;
     const V one = broadcast<V>((A)1), slope = broadcast<V>(c_.slope);
-    for (int h = 0; h < c_.plan.heads; ++h)
-      for (int v = 0; v < c_.plan.head_vectors; ++v) {
-        const int at = h * c_.plan.padded_channels + v * W;
-        const V z =
-            load(own + at) + load(out + (int64_t)h * c_.plan.channels + v * W, c_.plan.in_use(v));
-        const V residual = select(above_zero(z), one, slope) * w.residual[h];
-        store(w.sum_a + at, load(w.sum_a + at) - residual);
-        store(w.sum_b + at, load(w.sum_b + at) - residual * z);
-      }
+    c_.plan.each_vector([&](const typename Plan<A>::Place& at) GATV2_LAMBDA_INLINE {
+      const V z = load(own + at.padded) + c_.plan.get(out + at.packed, at);
+      const V residual = select(above_zero(z), one, slope) * c_.plan.by_head(w.residual, at);
+      store(w.sum_a + at.padded, load(w.sum_a + at.padded) - residual);
+      store(w.sum_b + at.padded, load(w.sum_b + at.padded) - residual * z);
+    });
   }
 
   // Writes d x_dst; w.scale is what the sums still lack.
@@ -170,6 +214,11 @@ class DestinationEdges {
   }
 
  private:
+  bool need_ids() const { return c_.dropout.active || alpha_gradient() || edge_gradients(); }
+  double alpha_product(int64_t id, int h) const {
+    const int64_t at = id * c_.plan.heads + h;
+    return (double)alpha_[at] * grad_alpha_[at];
+  }
   // s -> exp(s - lse), added up in w.weights.
   GATV2_INLINE void weigh(Worker<T>& w, A* s, int n) const {
     const int count = c_.scores.vectors(n);
@@ -194,21 +243,18 @@ class DestinationEdges {
         d[e * c_.plan.head_stride + h] += grad_alpha_[w.ids[e] * heads + h];
   }
 
-  // (6): dz_e, staged for the edge gradients.
+  // (6): dz_e of a tile, staged for the edge gradients.
   void stage_edges(Worker<T>& w, int64_t begin, int n, const A* ds) const {
-    const V slope = broadcast<V>(c_.slope);
+    const V one = broadcast<V>((A)1), slope = broadcast<V>(c_.slope);
     for (int e = 0; e < n; ++e) {
       A* const dz = w.staged.stage(w.ids[e], w.window.attr(begin + e));
-      const A* projected = w.tile.projected + (int64_t)e * c_.plan.padded_row;
-      for (int h = 0; h < c_.plan.heads; ++h)
-        for (int v = 0; v < c_.plan.head_vectors; ++v) {
-          const int at = h * c_.plan.padded_channels + v * W;
-          const V z =
-              load(w.tile.rows[e] + (int64_t)h * c_.plan.channels + v * W, c_.plan.in_use(v)) +
-              load(w.row.own + at) + load(projected + at);
-          const V f = z > V{} ? broadcast<V>((A)1) : slope;
-          store(dz + at, f * ds[e * c_.plan.head_stride + h] * load(c_.att + at));
-        }
+      const uint8_t* const masks = w.tile.masks + e * w.tile.mask_row;
+      const A* const of_heads = ds + e * c_.plan.head_stride;
+      c_.plan.each_vector([&](const typename Plan<A>::Place& at) GATV2_LAMBDA_INLINE {
+        const auto above = load_mask<A>(masks + at.padded / W * kMaskBytes<A>);
+        store(dz + at.padded, select(above, one, slope) * c_.plan.by_head(of_heads, at) *
+                                  load(c_.att + at.padded));
+      });
     }
   }
 

@@ -1,4 +1,4 @@
-// Forward, by destination: one pass over the gathered rows with a running softmax.
+// Forward, by destination: short rows several at once, long ones with a running softmax.
 #pragma once
 
 #include "passes/pass.h"
@@ -39,7 +39,8 @@ class Forward {
     parallel_for(items.count(), threads, [&](int64_t item, int64_t thread) {
       Worker<T>& w = workers[thread];
       for_each_part(
-          rows_, items, item,
+          rows_, items, item, c_.longest_short_row(),
+          [&](int64_t first, int64_t last) { short_rows(w, first, last); },
           [&](int64_t row, int64_t begin, int64_t end) {
             if (begin == end) return put_empty(row);
             row_sums(w, row, begin, end);
@@ -73,7 +74,8 @@ class Forward {
   // A row is copied once and gathered about num_edges / num_src times. Heads of whole vectors gain
   // where the copies stay in the caches; heads that leave lanes empty gain more.
   static bool interleaving_pays(const Arguments& args) {
-    if (args.heads < 2 || args.heads > W || args.edge_dim != 0 || args.negative_slope > 1)
+    if (args.heads < 2 || args.heads > W || args.edge_dim != 0 || args.negative_slope > 1 ||
+        Plan<A>((int)args.heads, (int)args.channels, 1, false).sharing > 1)
       return false;
     const int64_t edges = Rows(args.by_dst, args.wide_index, args.num_dst).num_edges;
     const bool narrow = args.channels % W != 0;
@@ -112,9 +114,56 @@ class Forward {
     for (int h = 0; h < c_.plan.heads; ++h) lse_[row * c_.plan.heads + h] = -(A)__builtin_inf();
   }
 
+  // (2), (3) of rows [first, last).
+  void short_rows(Worker<T>& w, int64_t first, int64_t last) const {
+    read_batch(c_, w, rows_, first, last, gathered_, c_.dropout.active || alpha_);
+    read_own(c_, w.tile, x_dst_ + first * c_.plan.row, c_.plan.row, w.own, w.tile.own);
+    const int n = w.tile.n, count = w.tile.num_rows;
+    const ShortRows<T> rows(c_.scores, w.tile, w.running);
+    if (n > 0) {
+      score_tile<kForward>(c_, w, w.s, w.d);
+      rows.subtract_max(w.s, w.row_max);
+      for (int k = 0; k < c_.scores.vectors(n); ++k) store(w.s + k * W, exp(load(w.s + k * W)));
+      rows.add_up(w.s, w.row_sum);
+      put_lse(w, first, count);
+      rows.multiply(w.s, w.row_sum);
+      if (c_.dropout.active) {
+        c_.dropout.fill(w.keep, n, c_.plan.heads, c_.plan.head_stride, w.ids);
+        for (int k = 0; k < c_.scores.vectors(n); ++k)
+          store(w.s + k * W, load(w.s + k * W) * load(w.keep + k * W));
+      }
+      if (alpha_)
+        for (int e = 0; e < n; ++e)
+          memcpy(alpha_ + w.ids[e] * c_.plan.heads, w.s + e * c_.plan.head_stride,
+                 sizeof(A) * c_.plan.heads);
+      const RowsOut<A> out{out_ + first * c_.plan.row, c_.plan.row, false, past_caches_};
+      c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
+        m->forward_rows(w.tile, s, w.common, w.s, out);
+      });
+    }
+    for (int r = 0; r < count; ++r)
+      if (w.tile.begin[r] == w.tile.begin[r + 1]) put_empty(first + r);
+  }
+  // lse of short rows; leaves 1 / the denominators in w.row_sum.
+  void put_lse(Worker<T>& w, int64_t first, int count) const {
+    const int stride = c_.plan.head_stride, heads = c_.plan.heads;
+    for (int k = 0; k < count * stride; k += W) {
+      const V total = load(w.row_sum + k);
+      // The difference is 0, and NaN where a score was.
+      store(w.row_max + k, load(w.row_max + k) + log<A>(total) + (total - total));
+      store(w.row_sum + k, (A)1 / total);
+    }
+    if (heads == stride) {
+      memcpy(lse_ + first * heads, w.row_max, sizeof(A) * heads * count);
+      return;
+    }
+    for (int r = 0; r < count; ++r)
+      memcpy(lse_ + (first + r) * heads, w.row_max + r * stride, sizeof(A) * heads);
+  }
+
   // (2), (3) before normalisation: sum_a = sum_e keep_e exp(s_e - max) x_src[j].
   void row_sums(Worker<T>& w, int64_t row, int64_t begin, int64_t end) const {
-    w.row.own = c_.padded(w.own, x_dst_ + row * c_.plan.row);
+    open_tiles<T>(w.tile.own, c_.padded(w.own, x_dst_ + row * c_.plan.row));
     c_.prefetch_row(x_dst_ + (row + 1) * c_.plan.row);
     const RunningSoftmax<A> softmax{w.max, w.weights};
     softmax.reset(c_.scores);
@@ -133,7 +182,7 @@ class Forward {
           store(w.s + k, load(w.s + k) * load(w.keep + k));
       }
       c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
-        m->accumulate_forward(w.tile, s, w.row, w.s, p == begin ? nullptr : w.scale, w.sum_a);
+        m->accumulate_forward(w.tile, s, w.common, w.s, p == begin ? nullptr : w.scale, w.sum_a);
       });
     }
   }

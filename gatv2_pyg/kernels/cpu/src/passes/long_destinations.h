@@ -92,9 +92,9 @@ class LongDestinations {
     edges_.center(w, cut.row);
     edges_.put_row(w, cut.row);
     A* const to = sums_of(cut.first_piece).leaky_sum;
-    for (int h = 0; h < c_.plan.heads; ++h)
-      for (int k = h * c_.plan.padded_channels; k < (h + 1) * c_.plan.padded_channels; ++k)
-        to[k] = w.sum_b[k] * w.scale[h];
+    c_.plan.each_vector([&](const typename Plan<A>::Place& at) GATV2_LAMBDA_INLINE {
+      store(to + at.padded, load(w.sum_b + at.padded) * c_.plan.by_head(w.scale, at));
+    });
     for (int64_t p = cut.first_piece; p < cut.end_piece; ++p) {
       memcpy(sums_of(p).scale, w.scale, sizeof(A) * n);
       memcpy(sums_of(p).correction, w.correction, sizeof(A) * n);

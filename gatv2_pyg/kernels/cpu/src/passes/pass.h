@@ -6,6 +6,7 @@
 #include "simd/philox.h"
 #include "tiles/edge_features.h"
 #include "tiles/interleaved.h"
+#include "tiles/short_rows.h"
 #include "tiles/softmax.h"
 
 GATV2_BEGIN
@@ -52,9 +53,9 @@ struct Context {
   bool edges() const { return args.edge_dim > 0; }
   // Threads worth waking for so many edges.
   int64_t threads_for(int64_t edges) const { return edges * plan.row < 32768 ? 1 : threads; }
-  RowData<A> row_data() const {
-    return {nullptr, att, nullptr, slope, plan.head_stride, plan.padded_row};
-  }
+  Weights<A> weights() const { return {att, slope, plan.head_stride, plan.padded_row}; }
+  // Rows of at most so many edges are taken several at once.
+  int64_t longest_short_row() const { return plan.interleaved ? -1 : kShortRow; }
   // A packed row in padded form: itself where the two are the same, else copied to `memory`.
   const A* padded(A* memory, const T* row) const {
     if constexpr (sizeof(T) == sizeof(A))
@@ -78,18 +79,14 @@ struct Context {
   template <class U>
   void put_row(U* out, const A* value, const A* scale, bool past) const {
     if (plan.interleaved) return plan.separate(out, value, scale);
-    for (int h = 0; h < plan.heads; ++h)
-      for (int v = 0; v < plan.head_vectors; ++v) {
-        auto x = load(value + h * plan.padded_channels + v * plan.W);
-        if (scale) x *= scale[h];
-        U* to = out + (int64_t)h * plan.channels + v * plan.W;
-        if (past)
-          store_past_caches(to, x);
-        else if (plan.packed_is_padded())
-          store(to, x);
-        else
-          store(to, x, plan.in_use(v));
-      }
+    plan.each_vector([&](const typename Plan<A>::Place& at) GATV2_LAMBDA_INLINE {
+      auto x = load(value + at.padded);
+      if (scale) x *= plan.by_head(scale, at);
+      if (past)
+        store_past_caches(out + at.packed, x);
+      else
+        plan.put(out + at.packed, x, at);
+    });
   }
   // Calls f(micro-kernels, segment) for all segments of a row.
   template <class F>
@@ -121,14 +118,21 @@ template <class T>
 struct Worker {
   using A = Acc<T>;
   Tile<T> tile;
-  RowData<A> row;
+  Weights<A> common;
   EdgeWindow<T> window;
   EdgeGradients<T> staged;
-  int64_t ids[kTile];
-  A *own, *grad, *sum_a, *sum_b;  // padded rows
-  A *s, *d;                       // [kTileSlots][head_stride], or of all edges of a row
-  A* keep;                        // [kTileSlots][head_stride]
-  uint8_t* masks;                 // of a tile that leaves no records
+  int64_t ids[kBatch];
+  A *own, *grad;      // padded rows: of each row of a batch
+  A *sum_a, *sum_b;   // padded rows
+  A *s, *d;           // [kBatchSlots][head_stride], or of all edges of a row
+  A* keep;            // [kBatchSlots][head_stride]
+  uint8_t* masks;     // of a tile that leaves no records
+  // Of each row of a batch: [kBatch][head_stride].
+  A* row_max;    // forward; backward: lse
+  A* row_sum;    // of exp(s - max), then its inverse
+  A* row_delta;  // D of (5)
+  A* row_residual;  // sum of ds
+  A* running;       // [kBatchSlots][head_stride]
   // Spreads: a number of each head in every lane of the head, or of each lane before it is folded.
   A* max;         // forward: the running maximum
   A* weights;     // sum of exp(s - max), or of exp(s - lse) in backward
@@ -143,15 +147,20 @@ struct Worker {
   void carve(const Context<T>& c, int64_t longest, Carver<A>& memory) {
     const size_t row_size = c.plan.padded_row;
     const size_t edges = (longest + kTile - 1) / kTile * kTile + kMaxLanes;
-    const size_t tile_size = (size_t)kTileSlots * c.plan.head_stride + kMaxLanes;
-    A** const rows[] = {&own, &grad, &sum_a, &sum_b};
+    const size_t tile_size = (size_t)kBatchSlots * c.plan.head_stride + kMaxLanes;
+    const size_t own_size = c.plan.packed_is_padded() && sizeof(T) == sizeof(A) ? 0 : row_size;
+    A** const rows[] = {&sum_a, &sum_b};
+    A** const batches[] = {&row_max, &row_sum, &row_delta, &row_residual, &running};
     A** const spreads[] = {&max, &weights, &scale, &lse, &delta, &norm, &residual, &correction};
+    own = memory.take(kBatch * own_size);
+    grad = memory.take(kBatch * own_size);
     for (A** p : rows) *p = memory.take(row_size);
+    for (A** p : batches) *p = memory.take(tile_size);
     const size_t row_of_edges = max_of(tile_size, edges * c.plan.head_stride);
     s = memory.take(row_of_edges);
     d = memory.take(row_of_edges);
     keep = memory.take(tile_size);
-    masks = reinterpret_cast<uint8_t*>(memory.take(kTile * row_size));
+    masks = reinterpret_cast<uint8_t*>(memory.take(kBatch * row_size / sizeof(A)));
     for (A** p : spreads) *p = memory.take(c.scores.spread_size());
     A* const w = memory.take(c.edges() ? EdgeWindow<T>::elements(c.plan, c.args.edge_dim) : 0);
     A* const g = memory.take(c.edges() ? EdgeGradients<T>::elements(c.plan, c.args.edge_dim) : 0);
@@ -176,7 +185,7 @@ class Workers {
       w = Worker<T>();
       Carver<A> carver(reinterpret_cast<A*>(memory_.get<char>() + k * size_ + header()));
       w.carve(c, longest, carver);
-      w.row = c.row_data();
+      w.common = c.weights();
     }
   }
   bool ok() const { return (bool)memory_; }
@@ -204,17 +213,48 @@ template <class T>
 GATV2_INLINE void read_tile(const Context<T>& c, Worker<T>& w, const Rows& rows, int64_t begin,
                             int n, bool follows, const T* base, bool need_ids) {
   w.tile.n = n;
-  fill_slots(w.tile.rows, w.tile.next_rows, rows.idx, rows.num_edges, c.group, begin, n, follows,
-             base, c.plan.gathered);
+  fill_slots(w.tile.rows, w.tile.next_rows, rows.idx, rows.num_edges, Slots(n, c.group), begin,
+             kAhead, follows, base, c.plan.gathered);
   if (need_ids)
     for (int k = 0; k < n; ++k) w.ids[k] = rows.id(begin + k);
   if (c.edges()) w.tile.projected = w.window.at(rows, begin, n);
 }
+// The row's own vectors, for all slots of its tiles.
+template <class T>
+GATV2_INLINE void open_tiles(const Acc<T>** of_slots, const Acc<T>* own) {
+  for (int k = 0; k < kTileSlots; ++k) of_slots[k] = own;
+}
+
+// The tile of all edges of short rows.
+template <class T>
+GATV2_INLINE void read_batch(const Context<T>& c, Worker<T>& w, const Rows& rows, int64_t first_row,
+                             int64_t end_row, const T* base, bool need_ids) {
+  Tile<T>& t = w.tile;
+  begin_batch(t, rows, first_row, end_row);
+  if (t.n == 0) return;
+  number_edges(t);
+  const int64_t begin = rows.ptr[first_row];
+  fill_slots(t.rows, t.next_rows, rows.idx, rows.num_edges, Slots(t.n, c.group), begin, t.n, false,
+             base, c.plan.gathered);
+  if (need_ids)
+    for (int k = 0; k < t.n; ++k) w.ids[k] = rows.id(begin + k);
+  if (c.edges()) t.projected = w.window.at(rows, begin, t.n);
+}
+// The rows' own vectors, packed in `from`, for the slots of their edges; `memory` has room for the
+// padded form of each.
+template <class T>
+GATV2_INLINE void read_own(const Context<T>& c, const Tile<T>& t, const T* from, int64_t stride,
+                           Acc<T>* memory, const Acc<T>** of_slots) {
+  for (int r = 0; r < t.num_rows; ++r)
+    fill_row(of_slots + t.begin[r], c.padded(memory + r * c.plan.padded_row, from + r * stride));
+  Slots(t.n, c.group).repeat_last(of_slots);
+}
 
 template <Direction D, class T>
 GATV2_INLINE void score_tile(const Context<T>& c, Worker<T>& w, Acc<T>* s, Acc<T>* d) {
-  c.each_segment([&](const MicroTable<T>* m, const Segment& seg)
-                     GATV2_LAMBDA_INLINE { m->score[D][c.edges()](w.tile, seg, w.row, s, d); });
+  c.each_segment([&](const MicroTable<T>* m, const Segment& seg) GATV2_LAMBDA_INLINE {
+    m->score[D][c.edges()](w.tile, seg, w.common, s, d);
+  });
 }
 
 GATV2_END

@@ -80,6 +80,40 @@ GATV2_INLINE typename Simd<A>::V load_repeated(const A* p) {
   return repeat_lanes<period>(load(p), LaneNumbers<A>());
 }
 
+// Lane i is p[i / run]. A whole vector is read.
+template <int run, class V, int... I>
+GATV2_INLINE V repeat_each(V a, Sequence<I...>) {
+  return pick(a, a, Sequence<(I / run)...>());
+}
+template <int run, class A>
+GATV2_INLINE typename Simd<A>::V spread_runs(const A* p) {
+  return repeat_each<run>(load(p), LaneNumbers<A>());
+}
+
+// Lane i is lane i - shift of b, or where b has none lane i of a.
+template <int shift, class V, int... I>
+GATV2_INLINE V shift_lanes(V a, V b, Sequence<I...>) {
+  constexpr int W = sizeof...(I);
+  return pick(a, b, Sequence<(I < shift ? I : W + I - shift)...>());
+}
+// The last `period` lanes, over and over.
+template <int period, class V, int... I>
+GATV2_INLINE V repeat_last(V a, Sequence<I...>) {
+  constexpr int W = sizeof...(I);
+  return pick(a, a, Sequence<(W - period + I % period)...>());
+}
+
+// Runs of S lanes, each of S / U groups of U: lane [run][group][place] to [group][place][run].
+template <int S, int U, class V, int... I>
+GATV2_INLINE V interleave_runs(V a, Sequence<I...>) {
+  constexpr int P = sizeof...(I) / S;  // runs
+  return pick(a, a, Sequence<(I % P * S + I / (U * P) * U + I / P % U)...>());
+}
+template <class A, int S, int U>
+GATV2_INLINE typename Simd<A>::V interleave_runs(typename Simd<A>::V a) {
+  return interleave_runs<S, U>(a, LaneNumbers<A>());
+}
+
 // N vectors of W elements as rows of a matrix [N][W], to its transpose [W][N] in as many vectors,
 // and back. A zip of the first half of the vectors with the second moves the highest bit of an
 // element's index down to the lowest place.

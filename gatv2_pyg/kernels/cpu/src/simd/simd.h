@@ -312,6 +312,21 @@ struct LanesInUse {
 #endif
 };
 
+// Lanes [0, used) of each run of `run` lanes, which is a power of two.
+struct HeadLanes {
+  int run, used;
+#if defined(__AVX512F__)
+  __mmask16 mask;
+#endif
+  HeadLanes(int r, int u) : run(r), used(min_of(u, r)) {
+#if defined(__AVX512F__)
+    unsigned bits = (1u << used) - 1;
+    for (int k = r; k < 16; k *= 2) bits |= bits << k;
+    mask = (__mmask16)bits;
+#endif
+  }
+};
+
 template <class T>
 using VecOf = typename Simd<Acc<T>>::V;
 
@@ -429,6 +444,37 @@ GATV2_INLINE void store(T* p, VecOf<T> v, LanesInUse n) {
   constexpr int W = Simd<Acc<T>>::W;
   if (n.count == W) return store(p, v);
   for (int i = 0; i < n.count; ++i) from_float(v[i], p[i]);
+}
+#endif
+
+// The first lanes of v in order to the lanes in use, 0 to the others; and back.
+#if defined(__AVX512F__)
+GATV2_INLINE VF expand(VF v, const HeadLanes& h) {
+  return (VF)_mm512_maskz_expand_ps(h.mask, (__m512)v);
+}
+GATV2_INLINE VD expand(VD v, const HeadLanes& h) {
+  return (VD)_mm512_maskz_expand_pd((__mmask8)h.mask, (__m512d)v);
+}
+GATV2_INLINE VF compress(VF v, const HeadLanes& h) {
+  return (VF)_mm512_maskz_compress_ps(h.mask, (__m512)v);
+}
+GATV2_INLINE VD compress(VD v, const HeadLanes& h) {
+  return (VD)_mm512_maskz_compress_pd((__mmask8)h.mask, (__m512d)v);
+}
+#else
+template <class V>
+GATV2_INLINE V expand(V v, const HeadLanes& h) {
+  V to{};
+  for (int i = 0, k = 0; i < (int)(sizeof v / sizeof v[0]); ++i)
+    if ((i & (h.run - 1)) < h.used) to[i] = v[k++];
+  return to;
+}
+template <class V>
+GATV2_INLINE V compress(V v, const HeadLanes& h) {
+  V to{};
+  for (int i = 0, k = 0; i < (int)(sizeof v / sizeof v[0]); ++i)
+    if ((i & (h.run - 1)) < h.used) to[k++] = v[i];
+  return to;
 }
 #endif
 

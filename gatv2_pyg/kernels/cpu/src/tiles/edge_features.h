@@ -8,6 +8,7 @@
 GATV2_BEGIN
 
 constexpr int kWindow = 32;
+static_assert(kWindow >= kBatch, "a window holds the edges of a tile");
 
 // W_edge in the layouts the products want: [D][padded row] and [padded row][D rounded up].
 template <class T>
@@ -58,7 +59,7 @@ class EdgeWindow {
     attr_ = memory + (size_t)(kWindow + kMaxLanes) * plan.padded_row;
     begin_ = end_ = 0;
   }
-  // Rows of the projection of positions [begin, begin + n), n <= kTile.
+  // Rows of the projection of positions [begin, begin + n), n <= kBatch.
   const A* at(const Rows& rows, int64_t begin, int n) {
     if (begin < begin_ || begin + n > end_) slide(rows, begin);
     return projected_ + (begin - begin_) * plan_->padded_row;

@@ -29,12 +29,12 @@ struct InterleavedMicro {
   static constexpr int group = W / HS;  // edges whose scores fill a vector
 
   // (2) for a tile.
-  static void score(const Tile<T>& t, const Segment& seg, const RowData<A>& r, A* s, A*) {
+  static void score(const Tile<T>& t, const Segment& seg, const Weights<A>& r, A* s, A*) {
     const V slope = broadcast<V>(r.slope);
     V own[N], att[N];
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) {
-      own[v] = load(r.own + seg.padded + v * W);
+      own[v] = load(t.own[0] + seg.padded + v * W);
       att[v] = load(r.att + seg.padded + v * W);
     }
 #pragma GCC unroll 1
@@ -59,7 +59,7 @@ struct InterleavedMicro {
   }
 
   // (3): acc = acc * scale + sum_e p[e][h] x_src; the first tile of a row starts from 0.
-  static void accumulate_forward(const Tile<T>& t, const Segment& seg, const RowData<A>&,
+  static void accumulate_forward(const Tile<T>& t, const Segment& seg, const Weights<A>&,
                                  const A* p, const A* scale, A* acc) {
     V sum[N];
     GATV2_UNROLL
@@ -83,7 +83,7 @@ template <class T, int HS, int N>
 const MicroTable<T>* interleaved_table() {
   using M = InterleavedMicro<T, HS, N>;
   static constexpr MicroTable<T> table = {
-      {{M::score}}, nullptr, M::accumulate_forward, {}, nullptr};
+      {{M::score}}, nullptr, M::accumulate_forward, {}, nullptr, nullptr, {}, nullptr, nullptr};
   return &table;
 }
 

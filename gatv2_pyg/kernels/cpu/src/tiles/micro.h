@@ -33,17 +33,17 @@ GATV2_INLINE Scores<V> merge(const Scores<V>& a, const Scores<V>& b) {
   return {merge<A, bit>(a.s, b.s), merge<A, bit>(a.d, b.d)};
 }
 
-// Reduces vectors leaf(0), ..., leaf(L - 1) to one whose lane k is the sum of leaf(k), L <= W a
-// power of two; with L < W the result repeats.
-template <class A, int L, int k, int bit, class Leaf>
+// Reduces vectors leaf(0), ..., leaf(L - 1), L <= S powers of two, over each run of S lanes: lane k
+// of a run is the sum of the run in leaf(k); with L < S the result repeats.
+template <class A, int L, int S, int k, int bit, class Leaf>
 GATV2_INLINE auto reduce(const Leaf& leaf) {
-  if constexpr (bit == Simd<A>::W) {
+  if constexpr (bit == S) {
     return leaf(Int<k>());
   } else if constexpr (bit >= L) {
-    return fold<A, bit>(reduce<A, L, k, bit * 2>(leaf));
+    return fold<A, bit>(reduce<A, L, S, k, bit * 2>(leaf));
   } else {
-    const auto a = reduce<A, L, k, bit * 2>(leaf);
-    return merge<A, bit>(a, reduce<A, L, k + bit, bit * 2>(leaf));
+    const auto a = reduce<A, L, S, k, bit * 2>(leaf);
+    return merge<A, bit>(a, reduce<A, L, S, k + bit, bit * 2>(leaf));
   }
 }
 // k with its bits in reverse, k < L.
@@ -55,7 +55,8 @@ constexpr int reversed(int k) {
 }
 template <class A, int L>
 GATV2_NOINLINE typename Simd<A>::V reduce_stored(const typename Simd<A>::V* v) {
-  return reduce<A, L, 0, 1>([=](auto k) GATV2_LAMBDA_INLINE { return v[decltype(k)::value]; });
+  return reduce<A, L, Simd<A>::W, 0, 1>(
+      [=](auto k) GATV2_LAMBDA_INLINE { return v[decltype(k)::value]; });
 }
 
 // Scores of `edges` edges and `heads` heads of a segment, from the lanes of v.
@@ -76,22 +77,53 @@ GATV2_INLINE void put_scores(A* to, typename Simd<A>::V v, int e, const Segment&
     scatter_scores(to + e * stride + s.head, v, L / HB, HB, stride, s.continues);
 }
 
-template <class T, int HB, int CV, bool Ragged>
+// A segment of HB heads: of CV vectors each, or P to a vector of W / P lanes each (then CV is 1).
+template <class T, int HB, int CV, bool Ragged, int P = 1>
 struct Micro {
   using A = Acc<T>;
   using V = typename Simd<A>::V;
   static constexpr int W = Simd<A>::W;
-  static constexpr int N = HB * CV;
+  static constexpr int S = W / P;       // lanes of a head in a vector
+  static constexpr int U = HB / P;      // what is reduced apart: heads, or vectors of heads
+  static constexpr int N = U * CV;      // vectors
   // Whether half of a row is prefetched with the scores, half with the sums: the scores of several
   // heads take time enough.
-  static constexpr bool kSpread = HB < 4;
+  static constexpr bool kSpread = U < 4;
 
   static GATV2_INLINE V leaky(V z, V slope) { return z > V{} ? z : z * slope; }
 
-  // Vector v of the segment; only the last of a ragged one is partial.
-  template <class U>
-  static GATV2_INLINE V get(const U* p, int v, LanesInUse tail) {
-    return Ragged && v == N - 1 ? load(p + v * W, tail) : load(p + v * W);
+  // Vector v of the segment in a packed row. Without P only the last of a ragged one is partial;
+  // with it every vector is, and its heads lie apart.
+  struct Access {
+    LanesInUse tail;
+    HeadLanes lanes;
+    int step;
+    GATV2_INLINE explicit Access(const Segment& s)
+        : tail(s.tail), lanes(S, s.channels), step(P > 1 && Ragged ? P * s.channels : W) {}
+    template <class E>
+    GATV2_INLINE V get(const E* p, int v) const {
+      if constexpr (P > 1 && Ragged) return expand(load(p + v * step, tail), lanes);
+      return Ragged && v == N - 1 ? load(p + v * W, tail) : load(p + v * W);
+    }
+    template <class E>
+    GATV2_INLINE void put(E* p, int v, V x, bool past_caches) const {
+      if constexpr (P > 1 && Ragged)
+        store(p + v * step, compress(x, lanes), tail);
+      else if (Ragged && v == N - 1)
+        store(p + v * W, x, tail);
+      else if (!Ragged && past_caches)
+        store_past_caches(p + v * W, x);
+      else
+        store(p + v * W, x);
+    }
+  };
+
+  // The number of vector v's heads in their lanes, from [head].
+  static GATV2_INLINE V by_head(const A* of_heads, int v) {
+    if constexpr (P > 1)
+      return spread_runs<S>(of_heads + v * P);
+    else
+      return broadcast<V>(of_heads[v / CV]);
   }
 
   // The cache line that vector v begins, if it begins one.
@@ -99,204 +131,249 @@ struct Micro {
     if (v * W * sizeof(T) % 64 == 0) prefetch(p + v * W);
   }
 
-  // The row's own vectors, in registers where they fit.
-  template <Direction D>
-  struct Own {
-    V own[N], att[N], grad[N], slope;
-    LanesInUse tail;
-    GATV2_INLINE Own(const Segment& seg, const RowData<A>& r)
-        : slope(broadcast<V>(r.slope)), tail(seg.tail) {
-      GATV2_UNROLL
-      for (int v = 0; v < N; ++v) {
-        own[v] = load(r.own + seg.padded + v * W);
-        att[v] = load(r.att + seg.padded + v * W);
-        if constexpr (D == kByDestination) grad[v] = load(r.grad + seg.padded + v * W);
-      }
-    }
-  };
-
-  // An edge's row, and that of the edge to prefetch.
+  // An edge's rows, and the row of the edge to prefetch.
   struct Edges {
     const T *x, *next_x;
+    const A *own, *grad;
   };
 
-  // (2) and (4) of one edge and head h of the segment, lanes not yet added up. The prefetches, here
-  // of `ahead` and its head, are spread over the work, for the processor tracks few misses at a
+  // (2) and (4) of one edge and unit u of the segment, lanes not yet added up. The prefetches, here
+  // of `ahead` and its unit, are spread over the work, for the processor tracks few misses at a
   // time.
   template <Direction D, bool Edge>
-  static GATV2_INLINE Scores<V> terms(const Own<D>& o, const Edges& t, const A* projected, int h,
-                                      const Edges& ahead, int ahead_h) {
+  static GATV2_INLINE Scores<V> terms(const Access& access, const V (&att)[N], V slope,
+                                      const Edges& t, const A* projected, int u,
+                                      const Edges& ahead, int ahead_u) {
     Scores<V> sum{};
     GATV2_UNROLL
     for (int c = 0; c < CV; ++c) {
-      const int v = h * CV + c;
-      const int line = ahead_h * CV + c;
+      const int v = u * CV + c;
+      const int line = ahead_u * CV + c;
       if (!kSpread || line % 2 == 0) prefetch_vector(ahead.next_x, line);
-      const V xv = get(t.x, v, o.tail);
-      V z = xv + o.own[v];
+      const V xv = access.get(t.x, v);
+      V z = xv + load(t.own + v * W);
       if constexpr (Edge) z += load(projected + v * W);
-      const V y = leaky(z, o.slope);
-      sum.s = c ? fma(y, o.att[v], sum.s) : y * o.att[v];
-      if constexpr (D == kByDestination) sum.d = c ? fma(xv, o.grad[v], sum.d) : xv * o.grad[v];
+      const V y = leaky(z, slope);
+      sum.s = c ? fma(y, att[v], sum.s) : y * att[v];
+      if constexpr (D == kByDestination) {
+        const V g = load(t.grad + v * W);
+        sum.d = c ? fma(xv, g, sum.d) : xv * g;
+      }
     }
     return sum;
   }
 
   // (2) and (4) for a tile: s[e][h] = <att, LeakyReLU(z)>, d[e][h] = <g, x_src>.
   template <Direction D, bool Edge>
-  static void score(const Tile<T>& t, const Segment& seg, const RowData<A>& r, A* s, A* d) {
+  static void score(const Tile<T>& t, const Segment& seg, const Weights<A>& r, A* s, A* d) {
     const A* const projected = Edge ? t.projected + seg.padded : nullptr;
+    const Access access(seg);
+    const V slope = broadcast<V>(r.slope);
+    V att[N];
+    GATV2_UNROLL
+    for (int v = 0; v < N; ++v) att[v] = load(r.att + seg.padded + v * W);
     auto edges_at = [&](int e) GATV2_LAMBDA_INLINE {
-      return Edges{one_address(t.rows[e] + seg.offset), one_address(t.next_rows[e] + seg.offset)};
+      return Edges{one_address(t.rows[e] + seg.offset), one_address(t.next_rows[e] + seg.offset),
+                   one_address(t.own[e] + seg.padded),
+                   D == kForward ? nullptr : one_address(t.grad[e] + seg.padded)};
     };
-    auto edge_terms = [&](const Own<D>& o, const Edges& edges, int e, int h, const Edges& ahead,
-                          int ahead_h) GATV2_LAMBDA_INLINE {
-      return terms<D, Edge>(o, edges, Edge ? projected + (int64_t)e * r.padded_row : nullptr, h,
-                            ahead, ahead_h);
+    auto edge_terms = [&](const Edges& edges, int e, int u, const Edges& ahead,
+                          int ahead_u) GATV2_LAMBDA_INLINE {
+      return terms<D, Edge>(access, att, slope, edges,
+                            Edge ? projected + (int64_t)e * r.padded_row : nullptr, u, ahead,
+                            ahead_u);
     };
-    // Up to L sums over channels at once, of L / HB edges. Where reductions are calls, which keep
-    // no vectors, the row's own are read again: that takes less than to save and restore them.
-    constexpr bool inline_reduction = HB >= 4 && !Edge;
-    const Own<D> shared(seg, r);
+    // Up to L sums over channels at once, of L / U edges.
+    constexpr bool inline_reduction = P > 1 || (HB >= 4 && !Edge);
     auto group = [&](auto count, int e0) GATV2_LAMBDA_INLINE {
       constexpr int L = decltype(count)::value;
       V rs, rd;
       if constexpr (inline_reduction) {
-        Edges edges[L / HB];
+        Edges edges[L / U];
         GATV2_UNROLL
-        for (int e = 0; e < L / HB; ++e) edges[e] = edges_at(e0 + e);
+        for (int e = 0; e < L / U; ++e) edges[e] = edges_at(e0 + e);
         auto leaf = [&](auto k) GATV2_LAMBDA_INLINE {
           // The leaves come in the order of their reversed bits, the lines of a row are prefetched
           // in theirs.
-          constexpr int e = decltype(k)::value / HB, line = reversed<L>(decltype(k)::value);
-          return edge_terms(shared, edges[e], e0 + e, decltype(k)::value % HB, edges[line / HB],
-                            line % HB);
+          constexpr int e = decltype(k)::value / U, line = reversed<L>(decltype(k)::value);
+          return edge_terms(edges[e], e0 + e, decltype(k)::value % U, edges[line / U], line % U);
         };
         if constexpr (D == kForward) {
-          rs = reduce<A, L, 0, 1>([&](auto k) GATV2_LAMBDA_INLINE { return leaf(k).s; });
+          rs = reduce<A, L, S, 0, 1>([&](auto k) GATV2_LAMBDA_INLINE { return leaf(k).s; });
         } else {
-          const Scores<V> sum = reduce<A, L, 0, 1>(leaf);
+          const Scores<V> sum = reduce<A, L, S, 0, 1>(leaf);
           rs = sum.s;
           rd = sum.d;
         }
       } else {
         V ps[L], pd[L];
-        const Own<D> own(*one_address(&seg), *one_address(&r));
-        const int count = min_of(L / HB, t.n - e0);
+        const int count = min_of(L / U, t.n - e0);
 #pragma GCC unroll 1
         for (int e = 0; e < count; ++e) {
           const Edges edges = edges_at(e0 + e);
           GATV2_UNROLL
-          for (int h = 0; h < HB; ++h) {
-            const Scores<V> sum = edge_terms(own, edges, e0 + e, h, edges, h);
-            ps[e * HB + h] = sum.s;
-            if constexpr (D != kForward) pd[e * HB + h] = sum.d;
+          for (int u = 0; u < U; ++u) {
+            const Scores<V> sum = edge_terms(edges, e0 + e, u, edges, u);
+            ps[e * U + u] = sum.s;
+            if constexpr (D != kForward) pd[e * U + u] = sum.d;
           }
         }
-        for (int k = count * HB; k < L; ++k) ps[k] = pd[k] = V{};
+        for (int k = count * U; k < L; ++k) ps[k] = pd[k] = V{};
         rs = reduce_stored<A, L>(ps);
         if constexpr (D != kForward) rd = reduce_stored<A, L>(pd);
       }
-      put_scores<A, L, HB>(s, rs, e0, seg, r.head_stride);
-      if constexpr (D != kForward) put_scores<A, L, HB>(d, rd, e0, seg, r.head_stride);
+      // Lane [head of the vector][edge][vector] to lane [edge][head].
+      if constexpr (P > 1) rs = interleave_runs<A, S, U>(rs);
+      put_scores<A, L * P, HB>(s, rs, e0, seg, r.head_stride);
+      if constexpr (D != kForward) {
+        if constexpr (P > 1) rd = interleave_runs<A, S, U>(rd);
+        put_scores<A, L * P, HB>(d, rd, e0, seg, r.head_stride);
+      }
     };
-    constexpr int few = HB >= W / 4 ? HB : W / 4;
+    constexpr int few = P > 1 ? S : U >= W / 4 ? U : W / 4;
 #pragma GCC unroll 1
     for (int e = 0; e < t.n;) {
-      if (few < W && (t.n - e) * HB <= few) {
+      if (few < S && (t.n - e) * U <= few) {
         group(Int<few>(), e);
-        e += few / HB;
+        e += few / U;
       } else {
-        group(Int<W>(), e);
-        e += W / HB;
+        group(Int<S>(), e);
+        e += S / U;
       }
     }
   }
 
-  // d[h] = <grad, x> for a packed row x.
-  static void dot(const A* x, const Segment& seg, const RowData<A>& r, A* d) {
-    const LanesInUse tail(seg.tail);
-    const V sums = reduce<A, HB, 0, 1>([&](auto h) GATV2_LAMBDA_INLINE {
+  // d[h] = <grad, x> for a packed row x and a padded row grad.
+  static void dot(const A* x, const A* grad, const Segment& seg, A* d) {
+    const Access access(seg);
+    V sums = reduce<A, U, S, 0, 1>([&](auto u) GATV2_LAMBDA_INLINE {
       V sum{};
       GATV2_UNROLL
-      for (int v = decltype(h)::value * CV; v < (decltype(h)::value + 1) * CV; ++v)
-        sum = fma(load(r.grad + seg.padded + v * W), get(x + seg.offset, v, tail), sum);
+      for (int v = decltype(u)::value * CV; v < (decltype(u)::value + 1) * CV; ++v)
+        sum = fma(load(grad + seg.padded + v * W), access.get(x + seg.offset, v), sum);
       return sum;
     });
+    if constexpr (P > 1) sums = interleave_runs<A, S, U>(sums);
     scatter_scores<A>(d + seg.head, sums, 1, HB, 0, seg.continues);
   }
 
-  // (3): acc = acc * scale + sum_e p[e][h] x_src; the first tile of a row starts from 0.
-  static void accumulate_forward(const Tile<T>& t, const Segment& seg, const RowData<A>& r,
-                                 const A* p, const A* scale, A* acc) {
-    const LanesInUse tail(seg.tail);
-    V sum[N];
-    GATV2_UNROLL
-    for (int v = 0; v < N; ++v)
-      sum[v] = scale ? load(acc + seg.padded + v * W) * scale[seg.head + v / CV] : V{};
-    const A* pe = p + seg.head;
-    for (int e = 0; e < t.n; ++e, pe += r.head_stride) {
+  // Adds weight * x_src of edges [begin, end) of a tile to `sum`.
+  static GATV2_INLINE void add_rows(const Tile<T>& t, const Segment& seg, const Access& access,
+                                    const A* weights, int stride, int begin, int end,
+                                    V (&sum)[N]) {
+    const A* we = weights + begin * stride + seg.head;
+    for (int e = begin; e < end; ++e, we += stride) {
       const T* x = t.rows[e] + seg.offset;
       const T* const next = one_address(t.next_rows[e] + seg.offset);
       GATV2_UNROLL
       for (int v = 0; v < N; ++v) {
         if (kSpread && v % 2) prefetch_vector(next, v);
-        sum[v] = fma(broadcast<V>(pe[v / CV]), get(x, v, tail), sum[v]);
+        sum[v] = fma(by_head(we, v), access.get(x, v), sum[v]);
       }
     }
+  }
+
+  // (3): acc = acc * scale + sum_e p[e][h] x_src; the first tile of a row starts from 0.
+  static void accumulate_forward(const Tile<T>& t, const Segment& seg, const Weights<A>& r,
+                                 const A* p, const A* scale, A* acc) {
+    V sum[N];
+    GATV2_UNROLL
+    for (int v = 0; v < N; ++v)
+      sum[v] = scale ? load(acc + seg.padded + v * W) * by_head(scale + seg.head, v) : V{};
+    add_rows(t, seg, Access(seg), p, r.head_stride, 0, t.n, sum);
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) store(acc + seg.padded + v * W, sum[v]);
+  }
+  // (3) of short rows, alpha[e][h] at hand.
+  static void forward_rows(const Tile<T>& t, const Segment& seg, const Weights<A>& r,
+                           const A* alpha, const RowsOut<A>& out) {
+    const Access access(seg);
+    for (int row = 0; row < t.num_rows; ++row) {
+      V sum[N];
+      GATV2_UNROLL
+      for (int v = 0; v < N; ++v) sum[v] = V{};
+      add_rows(t, seg, access, alpha, r.head_stride, t.begin[row], t.begin[row + 1], sum);
+      A* const to = out.first + row * out.row + seg.offset;
+      GATV2_UNROLL
+      for (int v = 0; v < N; ++v) access.put(to, v, sum[v], out.past_caches);
+    }
   }
 
   // A tile's sum goes into a row's sum as one: fewer roundings than edge by edge.
   static GATV2_INLINE void add(A* to, V tile) { store(to, load(to) + tile); }
 
-  // (6), (7): acc_slope += sum_e ds LeakyReLU'(z), acc_att += sum_e ds LeakyReLU(z); att comes
-  // last. Where z is above 0 goes to the tile's masks.
+  // (6), (7): slope_sum += sum_e ds LeakyReLU'(z), leaky_sum += sum_e ds LeakyReLU(z), over edges
+  // [begin, end) of one row; att comes last. Where z is above 0 goes to the tile's masks.
   template <bool Edge>
-  static void accumulate_by_destination(const Tile<T>& t, const Segment& seg, const RowData<A>& r,
-                                        const A* ds, A* acc_slope, A* acc_att) {
-    const LanesInUse tail(seg.tail);
+  static GATV2_INLINE void add_slopes(const Tile<T>& t, const Segment& seg, const Access& access,
+                                      const Weights<A>& r, const A* ds, int begin, int end,
+                                      V (&slope_sum)[N], V (&leaky_sum)[N]) {
+    if (begin == end) return;
     const V one = broadcast<V>((A)1), slope = broadcast<V>(r.slope);
-    V own[N], a[N], b[N];
+    V own[N];
     GATV2_UNROLL
-    for (int v = 0; v < N; ++v) {
-      own[v] = load(r.own + seg.padded + v * W);
-      a[v] = b[v] = V{};
-    }
-    const A* de = ds + seg.head;
-    uint8_t* masks = t.masks + seg.padded / W * kMaskBytes<A>;
-    for (int e = 0; e < t.n; ++e, de += r.head_stride, masks += t.mask_row) {
+    for (int v = 0; v < N; ++v) own[v] = load(t.own[begin] + seg.padded + v * W);
+    const A* de = ds + begin * r.head_stride + seg.head;
+    uint8_t* masks = t.masks + begin * t.mask_row + seg.padded / W * kMaskBytes<A>;
+    for (int e = begin; e < end; ++e, de += r.head_stride, masks += t.mask_row) {
       const T* x = t.rows[e] + seg.offset;
       const T* const next = one_address(t.next_rows[e] + seg.offset);
       GATV2_UNROLL
       for (int v = 0; v < N; ++v) {
         if (kSpread && v % 2) prefetch_vector(next, v);
-        V z = get(x, v, tail) + own[v];
+        V z = access.get(x, v) + own[v];
         if constexpr (Edge) z += load(t.projected + (int64_t)e * r.padded_row + seg.padded + v * W);
         const auto above = above_zero(z);
         store_mask(masks + v * kMaskBytes<A>, above);
-        const V w = select(above, one, slope) * de[v / CV];
-        a[v] += w;
-        b[v] = fma(w, z, b[v]);
+        const V w = select(above, one, slope) * by_head(de, v);
+        slope_sum[v] += w;
+        leaky_sum[v] = fma(w, z, leaky_sum[v]);
       }
     }
-    GATV2_UNROLL
-    for (int v = 0; v < N; ++v) {
-      add(acc_slope + seg.padded + v * W, a[v]);
-      add(acc_att + seg.padded + v * W, b[v]);
-    }
   }
-
-  // (8): acc_grad += sum_e keep alpha g_i, acc_slope += sum_e ds LeakyReLU'(z).
-  static void accumulate_by_source(const Tile<T>& t, const Segment& seg, const RowData<A>& r,
-                                   A* acc_grad, A* acc_slope) {
-    const LanesInUse tail(seg.tail);
-    const V one = broadcast<V>((A)1), slope = broadcast<V>(r.slope);
+  template <bool Edge>
+  static void accumulate_by_destination(const Tile<T>& t, const Segment& seg, const Weights<A>& r,
+                                        const A* ds, A* slope_sum, A* leaky_sum) {
     V a[N], b[N];
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) a[v] = b[v] = V{};
-    for (int e = 0; e < t.n; ++e) {
+    add_slopes<Edge>(t, seg, Access(seg), r, ds, 0, t.n, a, b);
+    GATV2_UNROLL
+    for (int v = 0; v < N; ++v) {
+      add(slope_sum + seg.padded + v * W, a[v]);
+      add(leaky_sum + seg.padded + v * W, b[v]);
+    }
+  }
+  // (7) of short rows: d x_dst where `out` has a place for it, and leaky_sum of all of them.
+  template <bool Edge>
+  static void destination_rows(const Tile<T>& t, const Segment& seg, const Weights<A>& r,
+                               const A* ds, const RowsOut<T>& out, A* leaky_sum) {
+    const Access access(seg);
+    V b[N];
+    GATV2_UNROLL
+    for (int v = 0; v < N; ++v) b[v] = V{};
+    for (int row = 0; row < t.num_rows; ++row) {
+      V a[N];
+      GATV2_UNROLL
+      for (int v = 0; v < N; ++v) a[v] = V{};
+      add_slopes<Edge>(t, seg, access, r, ds, t.begin[row], t.begin[row + 1], a, b);
+      if (!out.first) continue;
+      T* const to = out.first + row * out.row + seg.offset;
+      GATV2_UNROLL
+      for (int v = 0; v < N; ++v)
+        access.put(to, v, a[v] * load(r.att + seg.padded + v * W), out.past_caches);
+    }
+    GATV2_UNROLL
+    for (int v = 0; v < N; ++v) add(leaky_sum + seg.padded + v * W, b[v]);
+  }
+
+  // (8): grad_sum += sum_e keep alpha g_i, slope_sum += sum_e ds LeakyReLU'(z), over edges
+  // [begin, end).
+  static GATV2_INLINE void add_records(const Tile<T>& t, const Segment& seg, const Access& access,
+                                       const Weights<A>& r, int begin, int end, V (&grad_sum)[N],
+                                       V (&slope_sum)[N]) {
+    const V one = broadcast<V>((A)1), slope = broadcast<V>(r.slope);
+    for (int e = begin; e < end; ++e) {
       const T* const g = t.rows[e] + seg.offset;
       const T* const next = one_address(t.next_rows[e] + seg.offset);
       const A* const keep_alpha = t.records[e] + seg.head;
@@ -305,15 +382,42 @@ struct Micro {
       GATV2_UNROLL
       for (int v = 0; v < N; ++v) {
         prefetch_vector(next, v);
-        a[v] = fma(broadcast<V>(keep_alpha[v / CV]), get(g, v, tail), a[v]);
-        b[v] = fma(broadcast<V>(ds[v / CV]),
-                   select(load_mask<A>(masks + v * kMaskBytes<A>), one, slope), b[v]);
+        grad_sum[v] = fma(by_head(keep_alpha, v), access.get(g, v), grad_sum[v]);
+        slope_sum[v] =
+            fma(by_head(ds, v), select(load_mask<A>(masks + v * kMaskBytes<A>), one, slope),
+                slope_sum[v]);
       }
     }
+  }
+  static void accumulate_by_source(const Tile<T>& t, const Segment& seg, const Weights<A>& r,
+                                   A* grad_sum, A* slope_sum) {
+    V a[N], b[N];
+    GATV2_UNROLL
+    for (int v = 0; v < N; ++v) a[v] = b[v] = V{};
+    add_records(t, seg, Access(seg), r, 0, t.n, a, b);
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) {
-      add(acc_grad + seg.padded + v * W, a[v]);
-      add(acc_slope + seg.padded + v * W, b[v]);
+      add(grad_sum + seg.padded + v * W, a[v]);
+      add(slope_sum + seg.padded + v * W, b[v]);
+    }
+  }
+  // (8) of short rows, which go to `out` or are added to what is there.
+  template <class E>
+  static void source_rows(const Tile<T>& t, const Segment& seg, const Weights<A>& r,
+                          const RowsOut<E>& out) {
+    const Access access(seg);
+    for (int row = 0; row < t.num_rows; ++row) {
+      E* const to = out.first + row * out.row + seg.offset;
+      V a[N], b[N];
+      GATV2_UNROLL
+      for (int v = 0; v < N; ++v) {
+        a[v] = out.accumulate ? access.get(to, v) : V{};
+        b[v] = V{};
+      }
+      add_records(t, seg, access, r, t.begin[row], t.begin[row + 1], a, b);
+      GATV2_UNROLL
+      for (int v = 0; v < N; ++v)
+        access.put(to, v, fma(load(r.att + seg.padded + v * W), b[v], a[v]), out.past_caches);
     }
   }
 };
@@ -322,26 +426,38 @@ struct Micro {
 template <class T>
 struct MicroTable {
   using A = Acc<T>;
-  void (*score[2][2])(const Tile<T>&, const Segment&, const RowData<A>&, A* s, A* d);
-  void (*dot)(const A* x, const Segment&, const RowData<A>&, A* d);
-  void (*accumulate_forward)(const Tile<T>&, const Segment&, const RowData<A>&, const A* p,
+  void (*score[2][2])(const Tile<T>&, const Segment&, const Weights<A>&, A* s, A* d);
+  void (*dot)(const A* x, const A* grad, const Segment&, A* d);
+  void (*accumulate_forward)(const Tile<T>&, const Segment&, const Weights<A>&, const A* p,
                              const A* scale, A* acc);
-  void (*accumulate_by_destination[2])(const Tile<T>&, const Segment&, const RowData<A>&,
-                                       const A* ds, A* acc_slope, A* acc_att);
-  void (*accumulate_by_source)(const Tile<T>&, const Segment&, const RowData<A>&, A* acc_grad,
-                               A* acc_slope);
+  void (*accumulate_by_destination[2])(const Tile<T>&, const Segment&, const Weights<A>&,
+                                       const A* ds, A* slope_sum, A* leaky_sum);
+  void (*accumulate_by_source)(const Tile<T>&, const Segment&, const Weights<A>&, A* grad_sum,
+                               A* slope_sum);
+  // Whole short rows.
+  void (*forward_rows)(const Tile<T>&, const Segment&, const Weights<A>&, const A* alpha,
+                       const RowsOut<A>&);
+  void (*destination_rows[2])(const Tile<T>&, const Segment&, const Weights<A>&, const A* ds,
+                              const RowsOut<T>&, A* leaky_sum);
+  void (*source_rows)(const Tile<T>&, const Segment&, const Weights<A>&, const RowsOut<T>&);
+  void (*source_rows_wide)(const Tile<T>&, const Segment&, const Weights<A>&, const RowsOut<A>&);
 };
 
-template <class T, int HB, int CV, bool Ragged>
+template <class T, int HB, int CV, bool Ragged, int P = 1>
 const MicroTable<T>* micro_table() {
-  using M = Micro<T, HB, CV, Ragged>;
+  using M = Micro<T, HB, CV, Ragged, P>;
+  using A = Acc<T>;
   static constexpr MicroTable<T> table = {
       {{M::template score<kForward, false>, M::template score<kForward, true>},
        {M::template score<kByDestination, false>, M::template score<kByDestination, true>}},
       M::dot,
       M::accumulate_forward,
       {M::template accumulate_by_destination<false>, M::template accumulate_by_destination<true>},
-      M::accumulate_by_source};
+      M::accumulate_by_source,
+      M::forward_rows,
+      {M::template destination_rows<false>, M::template destination_rows<true>},
+      M::template source_rows<T>,
+      M::template source_rows<A>};
   return &table;
 }
 
@@ -350,9 +466,30 @@ const MicroTable<T>* micro_table() {
 template <class T>
 constexpr int kMostHeads = Simd<Acc<T>>::W >= (sizeof(T) == 4 ? 8 : 16) ? 8 : 1;
 
+// Heads that share vectors, P to each; of several segments the vectors are 4, 2 and 1.
+template <class T, int P>
+const MicroTable<T>* find_shared(const Segment& s) {
+  constexpr int W = Simd<Acc<T>>::W, S = W / P;
+  const bool full = s.tail == W;
+  if constexpr (S >= 4) {
+    if (s.heads == 4 * P)
+      return full ? micro_table<T, 4 * P, 1, false, P>() : micro_table<T, 4 * P, 1, true, P>();
+    if (full)
+      return s.heads == 2 * P ? micro_table<T, 2 * P, 1, false, P>()
+                              : micro_table<T, P, 1, false, P>();
+  }
+  return s.heads == 2 * P ? micro_table<T, 2 * P, 1, true, P>() : micro_table<T, P, 1, true, P>();
+}
+
 template <class T>
 const MicroTable<T>* find_micro(const Segment& s) {
   constexpr int W = Simd<Acc<T>>::W;
+  if constexpr (W >= 4)
+    if (s.sharing == 2) return find_shared<T, 2>(s);
+  if constexpr (W >= 8)
+    if (s.sharing == 4) return find_shared<T, 4>(s);
+  if constexpr (W >= 16)
+    if (s.sharing == 8) return find_shared<T, 8>(s);
   if (s.tail != W)
     return s.vectors == 1 ? micro_table<T, 1, 1, true>() : micro_table<T, 1, 2, true>();
   if constexpr (kMostHeads<T> == 8) {
