@@ -8,7 +8,7 @@ from torch import Tensor
 from gatv2_pyg.backends import Backend, requested_backend, select_backend
 from gatv2_pyg.graph import Graph
 from gatv2_pyg.kernels.contract import Inputs, Options
-from gatv2_pyg.ops import operators, reference, scatter
+from gatv2_pyg.ops import direct, operators, reference, scatter
 from gatv2_pyg.ops.checks import check_dropout, check_inputs, check_slope
 from gatv2_pyg.ops.dropout import draw_seed
 
@@ -114,9 +114,11 @@ def attend(
     options = Options(float(negative_slope), float(dropout), seed)
     if backend.kernels is not None:
         edges = graph.edges(with_sources=torch.is_grad_enabled() and inputs.x_src.requires_grad)
-        out, alpha = operators.attention(
-            inputs, edges, options, return_attention, widen=dtype == acc, kernels=backend.kernels
-        )
+        call = inputs, edges, options, return_attention, dtype == acc
+        if backend.kernels == "cpu" and direct.fits(inputs, edges):
+            out, alpha = direct.attention(*call)
+        else:
+            out, alpha = operators.attention(*call, kernels=backend.kernels)
     else:
         forward = scatter.forward if backend.name == "scatter" else reference.forward
         edges = graph.edges(with_sources=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 from torch_geometric.nn.aggr import SumAggregation
@@ -20,7 +22,11 @@ _STEPS = (
     "propagate",
     "edge_updater",
 )
-_HOOKED = ("propagate", "message", "aggregate", "message_and_aggregate", "edge_update")
+# A step with the names of its hooks.
+_HOOKED = tuple(
+    (step, f"_{step}_forward_pre_hooks", f"_{step}_forward_hooks")
+    for step in ("propagate", "message", "aggregate", "message_and_aggregate", "edge_update")
+)
 
 
 def choose_backend(layer: MessagePassing, base: type, x: Tensor) -> Backend:
@@ -53,18 +59,22 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 
 def why_message_passing(layer: MessagePassing, base: type) -> str | None:
     """Why fusing would change what a user of ``layer`` sees; None if it would not."""
+    own, modules = vars(layer), layer._modules
     if layer.explain:
         return "'explain' is on"
-    for step in _HOOKED:
-        for kind in ("pre_hooks", "hooks"):
-            if getattr(layer, f"_{step}_forward_{kind}"):
-                return f"a {step} hook is registered"
+    for step, before, after in _HOOKED:
+        if own[before] or own[after]:
+            return f"a {step} hook is registered"
     for step in _STEPS:
-        if _overrides(layer, base, step):
+        if step in own and not _generated(own[step]):
             return f"'{step}' is overridden"
-    if type(layer.aggr_module) is not SumAggregation:
-        return f"the aggregation is {layer.aggr_module}, not the sum"
-    if _hooked(layer.aggr_module):
+    overridden = _overridden_step(type(layer), base)
+    if overridden is not None:
+        return f"'{overridden}' is overridden"
+    aggregation = modules["aggr_module"]
+    if type(aggregation) is not SumAggregation:
+        return f"the aggregation is {aggregation}, not the sum"
+    if _hooked(aggregation):
         return "a hook is registered on 'aggr_module'"
     if layer.decomposed_layers > 1:
         return f"there are {layer.decomposed_layers} decomposed layers"
@@ -74,16 +84,15 @@ def why_message_passing(layer: MessagePassing, base: type) -> str | None:
     return None
 
 
-def _overrides(layer: MessagePassing, base: type, step: str) -> bool:
-    own = vars(layer).get(step)
-    if own is not None and not _generated(own):
-        return True
-    for cls in type(layer).__mro__:
-        if cls is base:
-            return False
-        if step in vars(cls) and not _generated(vars(cls)[step]):
-            return True
-    return False
+def _overridden_step(cls: type, base: type) -> str | None:
+    """The first step that a class derived from ``base`` has of its own."""
+    if cls is base:
+        return None
+    derived = list(itertools.takewhile(lambda parent: parent is not base, cls.__mro__))
+    for step in _STEPS:
+        if any(step in vars(parent) and not _generated(vars(parent)[step]) for parent in derived):
+            return step
+    return None
 
 
 def _generated(function) -> bool:

@@ -73,6 +73,8 @@ def _state(key: Tensor) -> Hashable | None:
     indices = key.as_tensor() if isinstance(key, EdgeIndex) else key
     if values_unknown(indices):
         return None
+    if indices.layout == torch.strided and indices.device.type == "cpu":
+        return _state_of_rows(indices)
     with reading_values():
         parts = _index_parts(indices)
         if parts is None:
@@ -85,6 +87,11 @@ def _state(key: Tensor) -> Hashable | None:
         state = tuple((part._version, part.data_ptr(), part.stride()) for part in parts)
         contents = tuple(_weighted_sum(part) for part in parts) if _check_content else ()
         return key.shape, state, contents
+
+
+def _state_of_rows(indices: Tensor) -> Hashable | None:
+    compiled = kernels.cpu_kernels()
+    return None if compiled is None else (indices.shape, compiled.hash_of_rows(indices))
 
 
 def _index_parts(indices: Tensor) -> list[Tensor] | None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from types import ModuleType
 
 
 def cpu_kernels() -> ModuleType | None:
     """The compiled CPU kernels, or None where they can't run."""
+    module = _cpu_module()
+    return module if module is not None and module.unavailable() is None else None
+
+
+@functools.cache
+def _cpu_module() -> ModuleType | None:
     try:
-        module = importlib.import_module("gatv2_pyg.kernels.cpu")
+        return importlib.import_module("gatv2_pyg.kernels.cpu")
     except ImportError:
         return None
-    return module if module.unavailable() is None else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -78,7 +79,7 @@ def _forward(kernels: str, call: Call, return_attention: bool, widen: bool):
     check_call(call.inputs, call.edges, call.options, acc)
     if call.by_src is not None:
         check_sources(call.inputs, call.edges)
-    inputs = _contiguous(call.inputs)
+    inputs = contiguous(call.inputs)
     options = call.options
     out, lse, alpha = load_kernels(kernels).forward(inputs, call.edges, options, return_attention)
     nothing = lse.new_empty(0)
@@ -113,7 +114,7 @@ def _backward(kernels: str, grads: OutputGrads, outputs: Outputs, needs: Needs, 
     )
     outputs = Outputs._make(None if value is None else value.contiguous() for value in outputs)
     found = load_kernels(kernels).backward(
-        grads, _contiguous(call.inputs), outputs, call.edges, call.options, needs
+        grads, contiguous(call.inputs), outputs, call.edges, call.options, needs
     )
     return tuple(call.att.new_empty(0) if grad is None else grad for grad in found)
 
@@ -125,7 +126,8 @@ def _backward_fake(needs: Needs, call: Call):
     )
 
 
-def _contiguous(inputs: Inputs) -> Inputs:
+def contiguous(inputs: Inputs) -> Inputs:
+    """The inputs, as kernels take them."""
     return Inputs._make(None if value is None else value.contiguous() for value in inputs)
 
 
@@ -157,16 +159,37 @@ class _Attention(torch.autograd.Function):
             return (*none[:3], *(None,) * len(Inputs._fields), *none[3:])
         grads = OutputGrads(grad_out, grad_alpha)
         needs = Needs(*ctx.needs_input_grad[3 : 3 + len(Inputs._fields)])
-        if torch.is_grad_enabled():
-            # Second derivatives: a forward and a backward that autograd can follow.
-            arguments = (call.inputs, call.edges, call.options)
-            outputs = reference.forward(*arguments[:2], arguments[2], ctx.return_attention)
-            found = reference.backward(grads, arguments[0], outputs, *arguments[1:], needs)
-        else:
-            alpha = alpha if ctx.return_attention and grad_alpha is not None else None
-            flat = ctx.operators.backward(*grads, *call, out, lse, alpha, needs)
-            found = (grad if need else None for grad, need in zip(flat, needs, strict=True))
+        found = gradients(
+            ctx.operators,
+            grads,
+            call.inputs,
+            call.edges,
+            call.options,
+            Outputs(out, lse, alpha),
+            needs,
+            ctx.return_attention,
+        )
         return (*none[:3], *found, *none[3:])
+
+
+def gradients(
+    operators: Operators,
+    grads: OutputGrads,
+    inputs: Inputs,
+    edges: Edges,
+    options: Options,
+    outputs: Outputs,
+    needs: Needs,
+    return_attention: bool,
+) -> Sequence[Tensor | None]:
+    """The gradients of a call by its inputs, None where not needed."""
+    if torch.is_grad_enabled():
+        # Second derivatives: a forward and a backward that autograd can follow.
+        outputs = reference.forward(inputs, edges, options, return_attention)
+        return reference.backward(grads, inputs, outputs, edges, options, needs)
+    alpha = outputs.alpha if return_attention and grads.alpha is not None else None
+    flat = operators.backward(*grads, *Call.of(inputs, edges, options), *outputs[:2], alpha, needs)
+    return [grad if need else None for grad, need in zip(flat, needs, strict=True)]
 
 
 def _autograd(operators: Operators, call: Call, return_attention: bool, widen: bool):

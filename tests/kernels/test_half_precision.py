@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from gatv2_pyg.ops import reference
 from tests.kernels.cases import Case, Problem, build, cast, exact, run
 from tests.kernels.test_kernels import device_of, kernels  # noqa: F401
 
@@ -62,7 +61,7 @@ def test_gradients(kernels, option, sigmas, dtype):  # noqa: F811
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_the_error_of_a_rounded_output_is_seen(kernels, dtype):  # noqa: F811
     """With D_i of (5) from ``out`` as it was rounded, the gradients miss the tolerance."""
-    if kernels is reference:
+    if not kernels.__name__.endswith("triton"):
         pytest.skip("what the ds of a row add up to is taken out there")
     problem = cast(problem_of(OPTIONS["plain"], 4.0), dtype, device_of(kernels))
     outputs = problem.forward(kernels)

@@ -28,6 +28,7 @@ from gatv2_pyg.kernels.cpu.structure import (
     content_hash,
     group_by_dst,
     grouped_edges,
+    hash_of_rows,
     piece_tables,
     transpose,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "content_hash",
     "forward",
     "group_by_dst",
+    "hash_of_rows",
     "piece_tables",
     "transpose",
     "unavailable",

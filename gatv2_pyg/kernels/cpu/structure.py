@@ -325,18 +325,42 @@ def content_hash(parts: Sequence[Tensor]) -> int:
         ValueError: a part is not one-dimensional or not on the CPU.
         MemoryError: there is no room for the hashes of its chunks.
     """
-    array = (abi.HashPart * max(len(parts), 1))()
-    for record, part in zip(array, parts, strict=False):
-        if part.dtype not in _INTEGERS:
-            raise TypeError(f"Expected 'parts' to hold integers, got {part.dtype}")
+    for part in parts:
         if part.dim() != 1 or part.device.type != "cpu":
             raise ValueError(
                 f"Expected 'parts' to be one-dimensional on the CPU, got shape "
                 f"{list(part.shape)} on {part.device}"
             )
-        record.data = part.data_ptr()
-        record.size, record.stride = part.numel(), part.stride(0)
-        record.bytes, record.is_signed = _INTEGERS[part.dtype], part.dtype != torch.uint8
+    return _hash([_hash_part(part, part.data_ptr()) for part in parts])
+
+
+def hash_of_rows(indices: Tensor) -> int:
+    """:func:`content_hash` of the rows of ``[n, E]`` indices, without a tensor for each.
+
+    Raises:
+        The errors of :func:`content_hash`.
+    """
+    if indices.dim() != 2 or indices.device.type != "cpu":
+        raise ValueError(
+            f"Expected 'indices' to be two-dimensional on the CPU, got shape "
+            f"{list(indices.shape)} on {indices.device}"
+        )
+    address, step = indices.data_ptr(), indices.stride(0) * indices.element_size()
+    return _hash([_hash_part(indices, address + row * step) for row in range(indices.size(0))])
+
+
+def _hash_part(part: Tensor, address: int) -> ctypes.Structure:
+    """The last dimension of ``part``, from an address on."""
+    dtype = part.dtype
+    if dtype not in _INTEGERS:
+        raise TypeError(f"Expected 'parts' to hold integers, got {dtype}")
+    return abi.HashPart(
+        address, part.size(-1), part.stride(-1), _INTEGERS[dtype], dtype != torch.uint8
+    )
+
+
+def _hash(parts: Sequence[ctypes.Structure]) -> int:
+    array = (abi.HashPart * max(len(parts), 1))(*parts)
     value = ctypes.c_uint64(0)
     check_status(
         library().handle.gatv2_content_hash(array, len(parts), num_threads(), byref(value))

@@ -224,12 +224,12 @@ class Plan {
   void build(int most_heads) {
     if (sharing > 1) return build_shared();
     const bool full = channels % W == 0;
-    if (full &&
-        (head_vectors == 1 || head_vectors == 2 || head_vectors == 4 || head_vectors == 8)) {
+    if (head_vectors == 1 || head_vectors == 2 ||
+        (full && (head_vectors == 4 || head_vectors == 8))) {
       int most = min_of(most_heads, min_of(W, 8 / head_vectors));
       for (int h = 0; h < heads;) {
         while (most > heads - h) most /= 2;
-        add(h, most, 0, head_vectors, W);
+        add(h, most, 0, head_vectors, full ? W : channels % W);
         h += most;
       }
       return;

@@ -152,10 +152,11 @@ class Items {
   int64_t ranges_, groups_;
 };
 
-// Calls short_rows(begin, end) for consecutive rows of at most `longest` edges each that fit a batch,
-// row(row, begin, end) for others, and piece(its number, piece), for what an item holds.
+// Calls short_rows(begin, end) for consecutive rows that have at most `batch` edges together,
+// whole_row(row, begin, end) for rows with more, and piece(its number, piece), for what an item
+// holds.
 template <class ShortRows, class Row, class Piece>
-void for_each_part(const Rows& rows, const Items& items, int64_t item, int64_t longest,
+void for_each_part(const Rows& rows, const Items& items, int64_t item, int64_t batch,
                    const ShortRows& short_rows, const Row& whole_row, const Piece& piece) {
   int64_t begin, end;
   if (items.is_pieces(item, begin, end)) {
@@ -167,8 +168,8 @@ void for_each_part(const Rows& rows, const Items& items, int64_t item, int64_t l
   int64_t first = begin, first_edge = from;  // of the batch
   for (int64_t row = begin; row < end; ++row) {
     const int64_t to = rows.ptr[row + 1];
-    const bool is_short = to - from <= longest;
-    if (first < row && (!is_short || to - first_edge > kBatch || row - first == kBatch)) {
+    const bool is_short = to - from <= batch;
+    if (first < row && (!is_short || to - first_edge > batch || row - first == kBatch)) {
       short_rows(first, row);
       first = row;
       first_edge = from;
@@ -197,26 +198,27 @@ struct Slots {
 };
 
 // Edges [begin, begin + n): where what `index` (of all edges) points to lies in `base`, and the
-// same, to prefetch, for the edges `ahead` of them. A tile that follows a full one of its row finds
-// there what it had prefetched.
+// same, to prefetch, for as many as a tile may have after them. A tile that `follows` finds there
+// where its own edges lie.
 template <class T>
 GATV2_INLINE void fill_slots(const T** out, const T** next, const Index& index, int64_t num_edges,
-                             const Slots& slots, int64_t begin, int ahead, bool follows,
+                             const Slots& slots, int64_t begin, int most, bool follows,
                              const T* base, int64_t stride) {
-  static_assert(kAhead == kTile, "the rows prefetched are those of the next tile");
   const int64_t last = num_edges - 1;
   if (follows)
-    memcpy(out, next, kTile * sizeof *out);
+    for (int k = 0; k < slots.n; k += kMaxLanes) memcpy(out + k, next + k, kMaxLanes * sizeof *out);
   else
     index.rows(out, begin, slots.n, last, base, stride);
-  index.rows(next, begin + ahead, slots.count, last, base, stride);
+  index.rows(next, begin + slots.n, most, last, base, stride);
   slots.repeat_last(out);
 }
 
-// The same for all edges of a short row, and for more: the next row's go over it.
+// The same for the n edges of a row, and for some more: the next row's go over it. Most rows take
+// one round.
 template <class V>
-GATV2_INLINE void fill_row(V* to, V value) {
-  for (int k = 0; k < kShortRow; ++k) to[k] = value;
+GATV2_INLINE void fill_row(V* to, int n, V value) {
+  for (int k = 0; k < n; k += kMaxLanes)
+    for (int i = 0; i < kMaxLanes; ++i) to[k + i] = value;
 }
 
 // The edges of consecutive short rows, which tile rows they belong to.
@@ -231,7 +233,8 @@ GATV2_INLINE void begin_batch(Tile<T>& tile, const Rows& rows, int64_t first_row
 template <class T>
 GATV2_INLINE void number_edges(Tile<T>& tile) {
   for (int r = 0; r < tile.num_rows; ++r)
-    fill_row(tile.row_of + tile.begin[r], (typename Simd<Acc<T>>::Int)r);
+    fill_row(tile.row_of + tile.begin[r], tile.begin[r + 1] - tile.begin[r],
+             (typename Simd<Acc<T>>::Int)r);
 }
 
 GATV2_END

@@ -6,9 +6,7 @@
 GATV2_BEGIN
 
 constexpr int kTile = 16;      // edges of a long row's tile
-constexpr int kShortRow = 16;  // edges a short row has at most
-constexpr int kBatch = 32;     // edges, and rows, of a tile of short rows at most
-constexpr int kAhead = 16;     // edges between a row's prefetch and its use
+constexpr int kBatch = 64;  // edges, and rows, of a tile of short rows at most
 constexpr int kMaxLanes = 16;
 constexpr int kTileSlots = kTile + kMaxLanes;
 constexpr int kBatchSlots = kBatch + kMaxLanes;
@@ -28,6 +26,7 @@ struct Tile {
   const Acc<T>* next_records[kBatchSlots];
   const uint8_t* record_masks[kBatchSlots];
   const uint8_t* next_record_masks[kBatchSlots];
+  int64_t next_begin;  // of short rows: the position whose edges are to prefetch
   // Of short rows: the edges of row r are [begin[r], begin[r + 1]).
   int num_rows;
   int begin[kBatch + 1];

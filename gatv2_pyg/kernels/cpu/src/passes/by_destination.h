@@ -42,12 +42,13 @@ class ByDestination {
     long_rows_.prepare(rows, workers, threads);
     parallel_for(items.count(), threads, [&](int64_t item, int64_t thread) {
       Worker<T>& w = workers[thread];
+      w.tile.next_begin = -1;
       double* const sum = sums.get<double>() + item * item_size();
       memset(sum, 0, sizeof(double) * item_size());
       if (edges_.edge_gradients())
         w.staged.begin(d_edge_attr_, d_edge_weight_ ? sum + c_.plan.padded_row : nullptr);
       for_each_part(
-          rows, items, item, c_.longest_short_row(),
+          rows, items, item, c_.batch(),
           [&](int64_t first, int64_t last) { short_rows(w, first, last, records, sum); },
           [&](int64_t row, int64_t begin, int64_t end) {
             whole_row(w, row, begin, end, records, sum);

@@ -58,11 +58,13 @@ class BySource {
     auto packed = [&](int64_t row) { return sums + (row - rows.first_row) * c_.plan.row; };
     parallel_for(items.count(), threads, [&](int64_t item, int64_t thread) {
       Worker<T>& w = workers[thread];
+      w.tile.next_begin = -1;
       for_each_part(
-          rows, items, item, c_.longest_short_row(),
+          rows, items, item, c_.batch(),
           [&](int64_t first_row, int64_t last) {
             read_records(w, rows, first_row, last, records);
             const RowsOut<U> out{packed(first_row), c_.plan.row, !first, past_caches};
+            if (!first) c_.prefetch_rows(packed(last), last - first_row);
             c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
               if constexpr (sizeof(U) == sizeof(T))
                 m->source_rows(w.tile, s, w.common, out);
@@ -119,18 +121,21 @@ class BySource {
   void read_records(Worker<T>& w, const Rows& rows, int64_t first, int64_t last,
                     const Records<A>& records) const {
     begin_batch(w.tile, rows, first, last);
-    if (w.tile.n > 0) read_edges(w.tile, rows.ptr[first], w.tile.n, false, records);
+    if (w.tile.n == 0) return;
+    const int64_t begin = rows.ptr[first];
+    read_edges(w.tile, begin, kBatch, w.tile.next_begin == begin, records);
+    w.tile.next_begin = begin + w.tile.n;
   }
   // Where the n edges from `begin` on have grad_out, their record and its bits.
-  GATV2_INLINE void read_edges(Tile<T>& t, int64_t begin, int ahead, bool follows,
+  GATV2_INLINE void read_edges(Tile<T>& t, int64_t begin, int most, bool follows,
                                const Records<A>& records) const {
     const int64_t edges = all_.num_edges;
     const Slots slots(t.n, 1);
-    fill_slots(t.rows, t.next_rows, all_.idx, edges, slots, begin, ahead, follows, grad_,
+    fill_slots(t.rows, t.next_rows, all_.idx, edges, slots, begin, most, follows, grad_,
                grad_stride_);
-    fill_slots(t.records, t.next_records, all_.positions(), edges, slots, begin, ahead, follows,
+    fill_slots(t.records, t.next_records, all_.positions(), edges, slots, begin, most, follows,
                (const A*)records.at(0), records.size());
-    fill_slots(t.record_masks, t.next_record_masks, all_.positions(), edges, slots, begin, ahead,
+    fill_slots(t.record_masks, t.next_record_masks, all_.positions(), edges, slots, begin, most,
                follows, (const uint8_t*)records.masks_at(0), records.mask_row());
     for (int e = 0; e < t.n; ++e) {
       for (int64_t k = 0; k < records.size(); k += 64 / sizeof(A)) prefetch(t.next_records[e] + k);
@@ -144,7 +149,7 @@ class BySource {
     memset(w.sum_b, 0, sizeof(A) * size);
     for (int64_t p = begin; p < end; p += kTile) {
       w.tile.n = (int)min_of((int64_t)kTile, end - p);
-      read_edges(w.tile, p, kAhead, p > begin, records);
+      read_edges(w.tile, p, kTile, p > begin, records);
       c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
         m->accumulate_by_source(w.tile, s, w.common, w.sum_a, w.sum_b);
       });

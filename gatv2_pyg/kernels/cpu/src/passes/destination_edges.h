@@ -62,21 +62,8 @@ class DestinationEdges {
     read_own(c_, w.tile, grad_base() + first * grad_stride(), grad_stride(), w.grad, w.tile.grad);
     score_tile<kByDestination>(c_, w, w.s, w.d);
     add_alpha_gradient(w, w.d, n);
-    for (int r = 0; r < count; ++r) {
-      const int begin = w.tile.begin[r], end = w.tile.begin[r + 1];
-      if (begin == end) continue;
+    for (int r = 0; r < count; ++r)
       memcpy(w.row_max + r * stride, lse_ + (first + r) * heads, sizeof(A) * heads);
-      A* const delta = w.row_delta + r * stride;
-      c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
-        m->dot(out_ + (first + r) * c_.plan.row, w.tile.grad[begin], s, delta);
-      });
-      if (alpha_gradient())
-        for (int h = 0; h < heads; ++h) {
-          double sum = 0;
-          for (int e = begin; e < end; ++e) sum += alpha_product(w.ids[e], h);
-          delta[h] += (A)sum;
-        }
-    }
     const ShortRows<T> rows(c_.scores, w.tile, w.running);
     rows.subtract(w.s, w.row_max);
     for (int k = 0; k < c_.scores.vectors(n); ++k) store(w.s + k * W, exp(load(w.s + k * W)));
@@ -87,7 +74,7 @@ class DestinationEdges {
       for (int k = 0; k < c_.scores.vectors(n); ++k)
         store(w.d + k * W, load(w.d + k * W) * load(w.keep + k * W));
     }
-    rows.differentiate(w.s, w.d, w.row_sum, w.row_delta, w.row_residual);
+    rows.differentiate(w.s, w.d, w.row_sum, w.products, w.row_max);
   }
   // (7), and the edge gradients, from what short_rows left.
   void put_short_rows(Worker<T>& w, int64_t first, double* d_att) const {

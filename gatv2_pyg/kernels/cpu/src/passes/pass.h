@@ -54,8 +54,8 @@ struct Context {
   // Threads worth waking for so many edges.
   int64_t threads_for(int64_t edges) const { return edges * plan.row < 32768 ? 1 : threads; }
   Weights<A> weights() const { return {att, slope, plan.head_stride, plan.padded_row}; }
-  // Rows of at most so many edges are taken several at once.
-  int64_t longest_short_row() const { return plan.interleaved ? -1 : kShortRow; }
+  // The most edges of short rows that are taken at once.
+  int64_t batch() const { return plan.interleaved ? -1 : kBatch; }
   // A packed row in padded form: itself where the two are the same, else copied to `memory`.
   const A* padded(A* memory, const T* row) const {
     if constexpr (sizeof(T) == sizeof(A))
@@ -63,11 +63,15 @@ struct Context {
     plan.pad(memory, row);
     return memory;
   }
-  // A row that is not gathered but follows the one at hand.
+  // Rows that are not gathered but follow those at hand.
+  template <class U>
+  GATV2_INLINE void prefetch_rows(const U* rows, int64_t count) const {
+    const char* p = reinterpret_cast<const char*>(rows);
+    for (int64_t k = 0; k < (int64_t)sizeof(U) * plan.row * count; k += 64) prefetch(p + k);
+  }
   template <class U>
   GATV2_INLINE void prefetch_row(const U* row) const {
-    const char* p = reinterpret_cast<const char*>(row);
-    for (int64_t k = 0; k < (int64_t)sizeof(U) * plan.row; k += 64) prefetch(p + k);
+    prefetch_rows(row, 1);
   }
   // Whether the rows of a result are better stored past the caches: it is larger than they are.
   template <class U>
@@ -128,11 +132,10 @@ struct Worker {
   A* keep;            // [kBatchSlots][head_stride]
   uint8_t* masks;     // of a tile that leaves no records
   // Of each row of a batch: [kBatch][head_stride].
-  A* row_max;    // forward; backward: lse
-  A* row_sum;    // of exp(s - max), then its inverse
-  A* row_delta;  // D of (5)
-  A* row_residual;  // sum of ds
-  A* running;       // [kBatchSlots][head_stride]
+  A* row_max;  // forward; backward: lse
+  A* row_sum;  // of exp(s - max) or exp(s - lse), then its inverse
+  // Scratch of its edges: [kBatchSlots][head_stride].
+  A *running, *products;
   // Spreads: a number of each head in every lane of the head, or of each lane before it is folded.
   A* max;         // forward: the running maximum
   A* weights;     // sum of exp(s - max), or of exp(s - lse) in backward
@@ -150,7 +153,7 @@ struct Worker {
     const size_t tile_size = (size_t)kBatchSlots * c.plan.head_stride + kMaxLanes;
     const size_t own_size = c.plan.packed_is_padded() && sizeof(T) == sizeof(A) ? 0 : row_size;
     A** const rows[] = {&sum_a, &sum_b};
-    A** const batches[] = {&row_max, &row_sum, &row_delta, &row_residual, &running};
+    A** const batches[] = {&row_max, &row_sum, &running, &products};
     A** const spreads[] = {&max, &weights, &scale, &lse, &delta, &norm, &residual, &correction};
     own = memory.take(kBatch * own_size);
     grad = memory.take(kBatch * own_size);
@@ -214,7 +217,7 @@ GATV2_INLINE void read_tile(const Context<T>& c, Worker<T>& w, const Rows& rows,
                             int n, bool follows, const T* base, bool need_ids) {
   w.tile.n = n;
   fill_slots(w.tile.rows, w.tile.next_rows, rows.idx, rows.num_edges, Slots(n, c.group), begin,
-             kAhead, follows, base, c.plan.gathered);
+             kTile, follows, base, c.plan.gathered);
   if (need_ids)
     for (int k = 0; k < n; ++k) w.ids[k] = rows.id(begin + k);
   if (c.edges()) w.tile.projected = w.window.at(rows, begin, n);
@@ -234,8 +237,9 @@ GATV2_INLINE void read_batch(const Context<T>& c, Worker<T>& w, const Rows& rows
   if (t.n == 0) return;
   number_edges(t);
   const int64_t begin = rows.ptr[first_row];
-  fill_slots(t.rows, t.next_rows, rows.idx, rows.num_edges, Slots(t.n, c.group), begin, t.n, false,
-             base, c.plan.gathered);
+  fill_slots(t.rows, t.next_rows, rows.idx, rows.num_edges, Slots(t.n, c.group), begin, kBatch,
+             t.next_begin == begin, base, c.plan.gathered);
+  t.next_begin = begin + t.n;
   if (need_ids)
     for (int k = 0; k < t.n; ++k) w.ids[k] = rows.id(begin + k);
   if (c.edges()) t.projected = w.window.at(rows, begin, t.n);
@@ -246,8 +250,10 @@ template <class T>
 GATV2_INLINE void read_own(const Context<T>& c, const Tile<T>& t, const T* from, int64_t stride,
                            Acc<T>* memory, const Acc<T>** of_slots) {
   for (int r = 0; r < t.num_rows; ++r)
-    fill_row(of_slots + t.begin[r], c.padded(memory + r * c.plan.padded_row, from + r * stride));
+    fill_row(of_slots + t.begin[r], t.begin[r + 1] - t.begin[r],
+             c.padded(memory + r * c.plan.padded_row, from + r * stride));
   Slots(t.n, c.group).repeat_last(of_slots);
+  c.prefetch_rows(from + t.num_rows * stride, stride ? t.num_rows : 0);
 }
 
 template <Direction D, class T>

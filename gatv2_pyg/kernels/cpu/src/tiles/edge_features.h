@@ -7,7 +7,7 @@
 
 GATV2_BEGIN
 
-constexpr int kWindow = 32;
+constexpr int kWindow = 64;
 static_assert(kWindow >= kBatch, "a window holds the edges of a tile");
 
 // W_edge in the layouts the products want: [D][padded row] and [padded row][D rounded up].

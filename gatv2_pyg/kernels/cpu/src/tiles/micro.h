@@ -92,29 +92,31 @@ struct Micro {
 
   static GATV2_INLINE V leaky(V z, V slope) { return z > V{} ? z : z * slope; }
 
-  // Vector v of the segment in a packed row. Without P only the last of a ragged one is partial;
-  // with it every vector is, and its heads lie apart.
+  // Vector v of the segment in a packed row. Where that is ragged the last vector of each head is
+  // partial, or with P every vector, and its heads lie apart.
   struct Access {
     LanesInUse tail;
     HeadLanes lanes;
-    int step;
+    int64_t step;  // from head to head, or vector to vector
     GATV2_INLINE explicit Access(const Segment& s)
-        : tail(s.tail), lanes(S, s.channels), step(P > 1 && Ragged ? P * s.channels : W) {}
+        : tail(s.tail), lanes(S, s.channels), step(P > 1 ? P * s.channels : s.channels) {}
+    static constexpr bool partial(int v) { return Ragged && (P > 1 || v % CV == CV - 1); }
+    GATV2_INLINE int64_t at(int v) const {
+      return Ragged && U > 1 ? v / CV * step + v % CV * W : (int64_t)v * W;
+    }
     template <class E>
     GATV2_INLINE V get(const E* p, int v) const {
-      if constexpr (P > 1 && Ragged) return expand(load(p + v * step, tail), lanes);
-      return Ragged && v == N - 1 ? load(p + v * W, tail) : load(p + v * W);
+      const V x = partial(v) ? load(p + at(v), tail) : load(p + at(v));
+      return P > 1 && Ragged ? expand(x, lanes) : x;
     }
     template <class E>
     GATV2_INLINE void put(E* p, int v, V x, bool past_caches) const {
-      if constexpr (P > 1 && Ragged)
-        store(p + v * step, compress(x, lanes), tail);
-      else if (Ragged && v == N - 1)
-        store(p + v * W, x, tail);
+      if (partial(v))
+        store(p + at(v), P > 1 ? compress(x, lanes) : x, tail);
       else if (!Ragged && past_caches)
-        store_past_caches(p + v * W, x);
+        store_past_caches(p + at(v), x);
       else
-        store(p + v * W, x);
+        store(p + at(v), x);
     }
   };
 
@@ -490,8 +492,17 @@ const MicroTable<T>* find_micro(const Segment& s) {
     if (s.sharing == 4) return find_shared<T, 4>(s);
   if constexpr (W >= 16)
     if (s.sharing == 8) return find_shared<T, 8>(s);
-  if (s.tail != W)
-    return s.vectors == 1 ? micro_table<T, 1, 1, true>() : micro_table<T, 1, 2, true>();
+  const bool ragged = s.tail != W;
+  if constexpr (kMostHeads<T> == 8) {
+    if (ragged) switch (s.heads * 16 + s.vectors) {
+        case 32 + 1: return micro_table<T, 2, 1, true>();
+        case 32 + 2: return micro_table<T, 2, 2, true>();
+        case 64 + 1: return micro_table<T, 4, 1, true>();
+        case 64 + 2: return micro_table<T, 4, 2, true>();
+        case 128 + 1: return micro_table<T, 8, 1, true>();
+      }
+  }
+  if (ragged) return s.vectors == 1 ? micro_table<T, 1, 1, true>() : micro_table<T, 1, 2, true>();
   if constexpr (kMostHeads<T> == 8) {
     switch (s.heads * 16 + s.vectors) {
       case 32 + 1: return micro_table<T, 2, 1, false>();

@@ -65,19 +65,26 @@ class ShortRows {
     });
   }
   // (5), (6) from p = exp(s - lse) and da = keep d: p -> alpha = p / sum of p, da -> ds = alpha (da
-  // - D). By (5) the ds of a row add up to 0; what they add up to is the rounding of D, and taken
-  // out.
-  void differentiate(A* p, A* da, const A* inverse_sum, const A* delta, A* residual) const {
+  // - D), where D = sum of alpha da. By (5) the ds of a row add up to 0; what they add up to is the
+  // rounding of D, and taken out. `of_rows` is scratch of the rows, `of_edges` of the edges.
+  void differentiate(A* p, A* da, const A* inverse_sum, A* of_edges, A* of_rows) const {
     by_stride([&](auto hs) GATV2_LAMBDA_INLINE {
       using L = EdgeLanes<A, decltype(hs)::value>;
+      auto add = [](auto a, auto b) GATV2_LAMBDA_INLINE { return a + b; };
       each_edge(hs, [&](int64_t edge, int64_t row) GATV2_LAMBDA_INLINE {
         const auto alpha = L::load(p + edge) * L::load(inverse_sum + row);
         L::store(p + edge, alpha);
-        L::store(da + edge, alpha * (L::load(da + edge) - L::load(delta + row)));
+        L::store(of_edges + edge, alpha * L::load(da + edge));
       });
-      scan(hs, da, residual, [](auto a, auto b) GATV2_LAMBDA_INLINE { return a + b; });
+      scan(hs, of_edges, of_rows, add);
       each_edge(hs, [&](int64_t edge, int64_t row) GATV2_LAMBDA_INLINE {
-        L::store(da + edge, L::load(da + edge) - L::load(p + edge) * L::load(residual + row));
+        const auto D = L::load(of_rows + row);
+        L::store(da + edge, L::load(p + edge) * (L::load(da + edge) - D));
+      });
+      scan(hs, da, of_rows, add);
+      each_edge(hs, [&](int64_t edge, int64_t row) GATV2_LAMBDA_INLINE {
+        const auto residual = L::load(of_rows + row);
+        L::store(da + edge, L::load(da + edge) - L::load(p + edge) * residual);
       });
     });
   }

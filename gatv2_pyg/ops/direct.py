@@ -1,0 +1,175 @@
+"""The short way to the CPU kernels: attention on plain tensors, past the dispatcher.
+
+The operators of :mod:`gatv2_pyg.ops.operators` serve whatever wraps a call; a small graph spends
+more time there than in the kernels.  Where nothing wraps the call, it takes this way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from gatv2_pyg.kernels.contract import (
+    Edges,
+    InputGrads,
+    Inputs,
+    Needs,
+    Options,
+    OutputGrads,
+    Outputs,
+)
+from gatv2_pyg.ops import operators
+from gatv2_pyg.ops.reference import accumulation_dtype
+
+_NEEDS = len(Needs._fields)
+
+
+def _dispatch_keys(value: Tensor) -> int:
+    return torch._C._dispatch_keys(value).raw_repr()
+
+
+def _plain_keys() -> frozenset[int]:
+    """The dispatch keys of a strided CPU tensor that nothing wraps, of one of inference mode."""
+    with torch.inference_mode(False):
+        plain = torch.empty(0, device="cpu")
+    with torch.inference_mode():
+        return frozenset(map(_dispatch_keys, (plain, torch.empty(0, device="cpu"))))
+
+
+_PLAIN = _plain_keys()
+
+
+def unwrapped() -> bool:
+    """Whether no mode, transform, tracer or profiler wants to see the operators of a call."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd._profiler_enabled()
+    )
+
+
+def are_plain(values: Iterable[Tensor | None]) -> bool:
+    """Whether the tensors there are lie in memory of their own on the CPU."""
+    return all(value is None or _dispatch_keys(value) in _PLAIN for value in values)
+
+
+def fits(inputs: Inputs, edges: Edges) -> bool:
+    """Whether a call may take the short way; the operators tell what is wrong otherwise.
+
+    Args:
+        inputs: tensors, not known to fit each other.
+        edges: those of a :class:`gatv2_pyg.Graph`.
+    """
+    x_src, x_dst, att, edge_attr, edge_weight = inputs
+    if not unwrapped() or not are_plain(inputs) or x_src.dim() != 3:
+        return False
+    dtype = x_src.dtype
+    _, heads, channels = x_src.shape
+    if not (
+        x_dst.dtype == dtype
+        and x_dst.shape == (edges.by_dst.ptr.numel() - 1, heads, channels)
+        and att.dtype == accumulation_dtype(dtype)
+        and att.shape == (heads, channels)
+        and edges.by_dst.ptr.device == x_src.device
+    ):
+        return False
+    if edge_attr is None or edge_weight is None:
+        return edge_attr is edge_weight
+    return (
+        edge_attr.dtype == dtype
+        and edge_attr.dim() == 2
+        and edge_attr.size(0) == edges.num_ids
+        and edge_weight.dtype == att.dtype
+        and edge_weight.shape == (heads * channels, edge_attr.size(1))
+    )
+
+
+def attention(
+    inputs: Inputs, edges: Edges, options: Options, return_attention: bool, widen: bool
+) -> tuple[Tensor, Tensor | None]:
+    """:func:`gatv2_pyg.ops.operators.attention` by the CPU kernels, for what :func:`fits`."""
+    if torch.is_grad_enabled() and any(
+        value is not None and value.requires_grad for value in inputs
+    ):
+        return _DirectAttention.apply(edges, options, return_attention, widen, *inputs)
+    with torch.no_grad():
+        outputs = _forward(inputs, edges, options, return_attention)
+        return _rounded(outputs.out, inputs, widen), outputs.alpha
+
+
+def _forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bool) -> Outputs:
+    kernels = operators.load_kernels("cpu")
+    return kernels.forward(operators.contiguous(inputs), edges, options, return_attention)
+
+
+def _rounded(out: Tensor, inputs: Inputs, widen: bool) -> Tensor:
+    return out if widen else out.to(inputs.x_src.dtype)
+
+
+def _forms(values: Iterable[Tensor | None]) -> list[tuple | None]:
+    return [None if value is None else (value.dtype, value.shape) for value in values]
+
+
+class _DirectAttention(torch.autograd.Function):
+    """Keeps inputs, ``out`` and ``lse``, as the operators' does; the graph is no one else's."""
+
+    @staticmethod
+    def forward(ctx, edges: Edges, options: Options, return_attention: bool, widen: bool, *flat):
+        inputs = Inputs(*flat)
+        outputs = _forward(inputs, edges, options, return_attention)
+        ctx.edges, ctx.options, ctx.return_attention = edges, options, return_attention
+        saved = (*inputs, *outputs)
+        ctx.forms = _forms(saved)
+        ctx.save_for_backward(*saved)
+        ctx.set_materialize_grads(False)
+        return _rounded(outputs.out, inputs, widen), outputs.alpha
+
+    @staticmethod
+    def backward(ctx, grad_out, grad_alpha):
+        # Checkpointing allows one look at what was saved.
+        saved = ctx.saved_tensors
+        inputs, outputs = Inputs(*saved[:_NEEDS]), Outputs(*saved[_NEEDS:])
+        nothing = (None,) * 4
+        if grad_out is None and grad_alpha is None:
+            return (*nothing, *(None,) * _NEEDS)
+        needs = Needs(*ctx.needs_input_grad[4:])
+        grads = OutputGrads(grad_out, grad_alpha)
+        # Hooks may have made other tensors of what was saved.
+        direct = (
+            not torch.is_grad_enabled()
+            and unwrapped()
+            and are_plain((*saved, *grads))
+            and _forms(saved) == ctx.forms
+        )
+        if direct:
+            if grad_alpha is None:
+                outputs = outputs._replace(alpha=None)
+            found = _backward(grads, inputs, outputs, ctx.edges, ctx.options, needs)
+        else:
+            call = inputs, ctx.edges, ctx.options
+            found = operators.gradients(
+                operators.NATIVE, grads, *call, outputs, needs, ctx.return_attention
+            )
+        return (*nothing, *found)
+
+
+def _backward(
+    grads: OutputGrads,
+    inputs: Inputs,
+    outputs: Outputs,
+    edges: Edges,
+    options: Options,
+    needs: Needs,
+) -> InputGrads:
+    out, alpha = grads
+    grads = OutputGrads(
+        None if out is None else out.to(inputs.x_src.dtype).contiguous(),
+        None if alpha is None else alpha.to(inputs.att.dtype).contiguous(),
+    )
+    return operators.load_kernels("cpu").backward(
+        grads, operators.contiguous(inputs), outputs, edges, options, needs
+    )
