@@ -295,6 +295,60 @@ void test_pairs() {
   }
 }
 
+// Runs of S lanes: what heads that share a vector need.
+template <class A, int S, int U>
+void test_interleaved_runs() {
+  constexpr int W = Simd<A>::W, P = W / S;
+  A a[W], got[W];
+  for (int k = 0; k < W; ++k) a[k] = (A)k;
+  store(got, interleave_runs<A, S, U>(load(a)));
+  for (int run = 0; run < P; ++run)
+    for (int group = 0; group < S / U; ++group)
+      for (int place = 0; place < U; ++place)
+        EXPECT(got[(group * U + place) * P + run] == a[run * S + group * U + place],
+               "runs of %d by %d: run %d, group %d, place %d", S, U, run, group, place);
+}
+template <class A, int S>
+void test_runs() {
+  constexpr int W = Simd<A>::W;
+  if constexpr (S <= W) {
+    A a[W], got[W];
+    for (int k = 0; k < W; ++k) a[k] = (A)(1 + k);
+    store(got, spread_runs<S>(a));
+    for (int k = 0; k < W; ++k) EXPECT(got[k] == a[k / S], "spread over %d, lane %d", S, k);
+    store(got, repeat_last<S>(load(a), LaneNumbers<A>()));
+    for (int k = 0; k < W; ++k) EXPECT(got[k] == a[W - S + k % S], "the last %d, lane %d", S, k);
+    if constexpr (S < W) {
+      A b[W];
+      for (int k = 0; k < W; ++k) b[k] = (A)(100 + k);
+      store(got, shift_lanes<S>(load(a), load(b), LaneNumbers<A>()));
+      for (int k = 0; k < W; ++k)
+        EXPECT(got[k] == (k < S ? a[k] : b[k - S]), "shift by %d, lane %d", S, k);
+    }
+    test_interleaved_runs<A, S, 1>();
+    if constexpr (S >= 2) test_interleaved_runs<A, S, 2>();
+    if constexpr (S >= 4) test_interleaved_runs<A, S, 4>();
+    for (int used = 1; used <= S; ++used) {
+      const HeadLanes lanes(S, used);
+      store(got, expand(load(a), lanes));
+      int next = 0;
+      for (int k = 0; k < W; ++k) {
+        const A want = k % S < used ? a[next++] : (A)0;
+        EXPECT(got[k] == want, "expand %d of %d, lane %d", used, S, k);
+      }
+      store(got, compress(load(a), lanes));
+      next = 0;
+      for (int k = 0; k < W; ++k)
+        if (k % S < used) {
+          EXPECT(got[next] == a[k], "compress %d of %d, lane %d", used, S, k);
+          ++next;
+        }
+      for (; next < W; ++next) EXPECT(got[next] == 0, "compressed, lane %d", next);
+    }
+    test_runs<A, 2 * S>();
+  }
+}
+
 template <class A, int N>
 void test_rows() {
   constexpr int W = Simd<A>::W;
@@ -331,6 +385,7 @@ template <class A>
 void test_lanes() {
   constexpr int W = Simd<A>::W;
   test_pairs<A, 1>();
+  test_runs<A, 1>();
   test_rows<A, 2>();
   test_rows<A, 4>();
   test_rows<A, 8>();

@@ -71,7 +71,8 @@ def test_same_bits_as_the_operators(taken, monkeypatch, dtype, edge_dim, dropout
         results.append([out, alpha, *torch.autograd.grad(loss, leaves)])
     assert taken == {"forward": 1, "backward": 1, "operators": 1, "their backward": 1}
     for one, other in zip(*results, strict=True):
-        assert one.dtype == other.dtype and torch.equal(one, other)
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
 
 
 def test_what_needs_no_gradient_has_none(taken):
@@ -162,7 +163,7 @@ def test_saved_tensors_that_hooks_replace(taken, change):
         want = torch.autograd.grad(attention(*leaves).sum(), leaves)
         assert all(torch.equal(*pair) for pair in zip(got, want, strict=True))
         return
-    with pytest.raises((TypeError, ValueError), match="^Expected '"):
+    with pytest.raises((TypeError, ValueError), match=r"^Expected '"):
         out.sum().backward()
 
 
@@ -172,5 +173,5 @@ def test_saved_tensors_that_hooks_replace(taken, change):
 def test_a_parameter_of_another_shape_is_refused(replaced):
     layer = GATv2Conv(4, 5, heads=2)
     layer.att = torch.nn.Parameter(torch.ones(1, *replaced))
-    with pytest.raises(ValueError, match="^Expected 'att' to have the shape"):
+    with pytest.raises(ValueError, match=r"^Expected 'att' to have the shape"):
         layer(torch.randn(30, 4), torch.randint(30, (2, 9)))

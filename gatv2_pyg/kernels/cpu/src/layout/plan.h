@@ -207,8 +207,8 @@ class Plan {
   void build_interleaved() {
     for (int v = 0, n = 8; v < padded_row / W; v += n) {
       while (n > padded_row / W - v) n /= 2;
-      storage_.template get<Segment>()[num_segments++] = {
-          0, head_stride, n, 1, channels, v * W, v * W, W, v > 0};
+      storage_.template get<Segment>()[num_segments++] = {0,     head_stride, n, 1,    channels,
+                                                          v * W, v * W,       W, v > 0};
     }
   }
   // Up to four vectors at once, so many that a reduction takes whole edges.

@@ -5,7 +5,7 @@
 
 GATV2_BEGIN
 
-constexpr int kTile = 16;      // edges of a long row's tile
+constexpr int kTile = 16;   // edges of a long row's tile
 constexpr int kBatch = 64;  // edges, and rows, of a tile of short rows at most
 constexpr int kMaxLanes = 16;
 constexpr int kTileSlots = kTile + kMaxLanes;
@@ -15,12 +15,12 @@ constexpr int kBatchSlots = kBatch + kMaxLanes;
 template <class T>
 struct Tile {
   int n;
-  const T* rows[kBatchSlots];         // x_src by destination, grad_out by source
-  const T* next_rows[kBatchSlots];    // to prefetch
-  const Acc<T>* own[kBatchSlots];     // padded: by destination, x_dst of the edge's row
-  const Acc<T>* grad[kBatchSlots];    // padded: backward by destination, grad_out of that row
-  const Acc<T>* projected;            // W_edge edge_attr[e], padded rows; null without edge features
-  uint8_t* masks;                     // by destination: where z is above 0, [n] rows of mask_row
+  const T* rows[kBatchSlots];       // x_src by destination, grad_out by source
+  const T* next_rows[kBatchSlots];  // to prefetch
+  const Acc<T>* own[kBatchSlots];   // padded: by destination, x_dst of the edge's row
+  const Acc<T>* grad[kBatchSlots];  // padded: backward by destination, grad_out of that row
+  const Acc<T>* projected;          // W_edge edge_attr[e], padded rows; null without edge features
+  uint8_t* masks;                   // by destination: where z is above 0, [n] rows of mask_row
   int64_t mask_row;
   const Acc<T>* records[kBatchSlots];  // by source: see records.h
   const Acc<T>* next_records[kBatchSlots];

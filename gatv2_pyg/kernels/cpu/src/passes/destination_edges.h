@@ -51,8 +51,8 @@ class DestinationEdges {
                         GATV2_LAMBDA_INLINE { m->dot(out_ + row * c_.plan.row, grad, s, w.d); });
     c_.scores.spread(w.delta, w.d, heads);
   }
-  // (4) to (6) of short rows [first, last), all of whose edges are the worker's tile: leaves alpha in
-  // w.s and ds in w.d.
+  // (4) to (6) of short rows [first, last), all of whose edges are the worker's tile: leaves alpha
+  // in w.s and ds in w.d.
   void short_rows(Worker<T>& w, int64_t first, int64_t last) const {
     const int stride = c_.plan.head_stride, heads = c_.plan.heads;
     read_batch(c_, w, rows_, first, last, x_src_, need_ids());
@@ -239,8 +239,8 @@ class DestinationEdges {
       const A* const of_heads = ds + e * c_.plan.head_stride;
       c_.plan.each_vector([&](const typename Plan<A>::Place& at) GATV2_LAMBDA_INLINE {
         const auto above = load_mask<A>(masks + at.padded / W * kMaskBytes<A>);
-        store(dz + at.padded, select(above, one, slope) * c_.plan.by_head(of_heads, at) *
-                                  load(c_.att + at.padded));
+        store(dz + at.padded,
+              select(above, one, slope) * c_.plan.by_head(of_heads, at) * load(c_.att + at.padded));
       });
     }
   }

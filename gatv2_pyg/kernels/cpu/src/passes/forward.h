@@ -84,8 +84,8 @@ class Forward {
     const bool fewer = copy.padded_row < by_head.padded_row;
     const bool cached = args.num_src * copy.padded_row * (int64_t)sizeof(T) <= (int64_t)2 << 20;
     const int64_t edges = Rows(args.by_dst, args.wide_index, args.num_dst).num_edges;
-    return edges > 0 && ((fewer && edges >= 16 * args.num_src) ||
-                         (cached && edges >= 24 * args.num_src));
+    return edges > 0 &&
+           ((fewer && edges >= 16 * args.num_src) || (cached && edges >= 24 * args.num_src));
   }
   void interleave(T* to, int64_t threads) {
     const int64_t rows = c_.args.num_src, block = 256;
@@ -141,9 +141,8 @@ class Forward {
           memcpy(alpha_ + w.ids[e] * c_.plan.heads, w.s + e * c_.plan.head_stride,
                  sizeof(A) * c_.plan.heads);
       const RowsOut<A> out{out_ + first * c_.plan.row, c_.plan.row, false, past_caches_};
-      c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
-        m->forward_rows(w.tile, s, w.common, w.s, out);
-      });
+      c_.each_segment([&](const MicroTable<T>* m, const Segment& s)
+                          GATV2_LAMBDA_INLINE { m->forward_rows(w.tile, s, w.common, w.s, out); });
     }
     for (int r = 0; r < count; ++r)
       if (w.tile.begin[r] == w.tile.begin[r + 1]) put_empty(first + r);

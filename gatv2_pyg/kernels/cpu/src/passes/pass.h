@@ -126,11 +126,11 @@ struct Worker {
   EdgeWindow<T> window;
   EdgeGradients<T> staged;
   int64_t ids[kBatch];
-  A *own, *grad;      // padded rows: of each row of a batch
-  A *sum_a, *sum_b;   // padded rows
-  A *s, *d;           // [kBatchSlots][head_stride], or of all edges of a row
-  A* keep;            // [kBatchSlots][head_stride]
-  uint8_t* masks;     // of a tile that leaves no records
+  A *own, *grad;     // padded rows: of each row of a batch
+  A *sum_a, *sum_b;  // padded rows
+  A *s, *d;          // [kBatchSlots][head_stride], or of all edges of a row
+  A* keep;           // [kBatchSlots][head_stride]
+  uint8_t* masks;    // of a tile that leaves no records
   // Of each row of a batch: [kBatch][head_stride].
   A* row_max;  // forward; backward: lse
   A* row_sum;  // of exp(s - max) or exp(s - lse), then its inverse
@@ -258,9 +258,8 @@ GATV2_INLINE void read_own(const Context<T>& c, const Tile<T>& t, const T* from,
 
 template <Direction D, class T>
 GATV2_INLINE void score_tile(const Context<T>& c, Worker<T>& w, Acc<T>* s, Acc<T>* d) {
-  c.each_segment([&](const MicroTable<T>* m, const Segment& seg) GATV2_LAMBDA_INLINE {
-    m->score[D][c.edges()](w.tile, seg, w.common, s, d);
-  });
+  c.each_segment([&](const MicroTable<T>* m, const Segment& seg)
+                     GATV2_LAMBDA_INLINE { m->score[D][c.edges()](w.tile, seg, w.common, s, d); });
 }
 
 GATV2_END

@@ -55,8 +55,8 @@ constexpr int reversed(int k) {
 }
 template <class A, int L>
 GATV2_NOINLINE typename Simd<A>::V reduce_stored(const typename Simd<A>::V* v) {
-  return reduce<A, L, Simd<A>::W, 0, 1>(
-      [=](auto k) GATV2_LAMBDA_INLINE { return v[decltype(k)::value]; });
+  return reduce<A, L, Simd<A>::W, 0, 1>([=](auto k)
+                                            GATV2_LAMBDA_INLINE { return v[decltype(k)::value]; });
 }
 
 // Scores of `edges` edges and `heads` heads of a segment, from the lanes of v.
@@ -83,9 +83,9 @@ struct Micro {
   using A = Acc<T>;
   using V = typename Simd<A>::V;
   static constexpr int W = Simd<A>::W;
-  static constexpr int S = W / P;       // lanes of a head in a vector
-  static constexpr int U = HB / P;      // what is reduced apart: heads, or vectors of heads
-  static constexpr int N = U * CV;      // vectors
+  static constexpr int S = W / P;   // lanes of a head in a vector
+  static constexpr int U = HB / P;  // what is reduced apart: heads, or vectors of heads
+  static constexpr int N = U * CV;  // vectors
   // Whether half of a row is prefetched with the scores, half with the sums: the scores of several
   // heads take time enough.
   static constexpr bool kSpread = U < 4;
@@ -144,8 +144,8 @@ struct Micro {
   // time.
   template <Direction D, bool Edge>
   static GATV2_INLINE Scores<V> terms(const Access& access, const V (&att)[N], V slope,
-                                      const Edges& t, const A* projected, int u,
-                                      const Edges& ahead, int ahead_u) {
+                                      const Edges& t, const A* projected, int u, const Edges& ahead,
+                                      int ahead_u) {
     Scores<V> sum{};
     GATV2_UNROLL
     for (int c = 0; c < CV; ++c) {
@@ -261,8 +261,7 @@ struct Micro {
 
   // Adds weight * x_src of edges [begin, end) of a tile to `sum`.
   static GATV2_INLINE void add_rows(const Tile<T>& t, const Segment& seg, const Access& access,
-                                    const A* weights, int stride, int begin, int end,
-                                    V (&sum)[N]) {
+                                    const A* weights, int stride, int begin, int end, V (&sum)[N]) {
     const A* we = weights + begin * stride + seg.head;
     for (int e = begin; e < end; ++e, we += stride) {
       const T* x = t.rows[e] + seg.offset;
