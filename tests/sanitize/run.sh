@@ -15,8 +15,9 @@ cmake --build "$build" --parallel "$(nproc)"
 if [ $# -eq 0 ]; then
     set -- tests/kernels/test_cpu_structure.py tests/kernels/test_kernels.py \
         tests/kernels/test_cpu_limits.py tests/kernels/test_cpu_kernels.py \
+        tests/kernels/test_cpu_degrees.py \
         -k "structure or (test_kernels and cpu and (options or dtypes or single)) or zero or nan or \
-last_block or in_blocks or rise_or_fall or padded"
+last_block or in_blocks or rise_or_fall or padded or degrees"
 fi
 # Python itself is not instrumented, so the runtime has to be there before it starts, and what Python
 # never frees is no leak of the kernels.
