@@ -121,6 +121,18 @@ def test_gradgradcheck(backend, dropout, edge_dim):
     torch.autograd.gradgradcheck(function, leaves(edge_dim), fast_mode=True)
 
 
+@pytest.mark.parametrize("wanted", range(5))
+@pytest.mark.parametrize("backend", backends())
+def test_a_gradient_that_is_wanted_alone(backend, wanted):
+    """By source features too, where nothing by destination is asked for."""
+    everything = leaves(2)
+    want = torch.autograd.grad(attention_of(*everything, backend=backend)[0].sin().sum(), everything)
+    alone = [leaf.detach().requires_grad_(k == wanted) for k, leaf in enumerate(leaves(2))]
+    attention_of(*alone, backend=backend)[0].sin().sum().backward()
+    torch.testing.assert_close(alone[wanted].grad, want[wanted])
+    assert all(leaf.grad is None for k, leaf in enumerate(alone) if k != wanted)
+
+
 def layer_problem(edge_dim=None, dtype=torch.float32):
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(20, 6, generator=rng, dtype=dtype)
@@ -224,6 +236,16 @@ def test_autocast(backend, edge_dim):
     assert error <= 2 * budget
     got.sum().backward()
     assert all(parameter.grad.dtype == torch.float32 for parameter in conv.parameters())
+
+
+@pytest.mark.parametrize("backend", backends())
+def test_autocast_does_not_round_what_is_summed_in_float32(backend):
+    x, index, _ = layer_problem()
+    conv = GATv2Conv(6, 4, heads=2, bias=False, backend=backend)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = conv(x, index)
+    assert out.dtype == torch.float32
+    assert (out != out.bfloat16().float()).float().mean() > 0.9
 
 
 def test_func_transforms_take_a_path_torch_can_follow():
