@@ -205,6 +205,11 @@ ATTENTION = {
     "heads of x_dst": ({"x_dst": torch.randn(N, 1, 8)}, ValueError, r"'x_dst'.*\[6, 2, 4\]"),
     "dtype of x_dst": ({"x_dst": torch.randn(N, 2, 4).half()}, TypeError, r"'x_dst'.*float16"),
     "device of x_dst": ({"x_dst": torch.randn(N, 2, 4, **META)}, ValueError, r"'x_dst'.*meta"),
+    "sparse x_dst": (
+        {"x_dst": torch.randn(N, 2, 4).to_sparse()},
+        TypeError,
+        r"^Expected 'x_dst' to be a dense Tensor, got one in torch.sparse_coo",
+    ),
     "shape of att": ({"att": torch.randn(4, 2)}, ValueError, r"'att'.*\[2, 4\].*\[4, 2\]"),
     "integer att": ({"att": torch.ones(2, 4).long()}, TypeError, r"'att'.*int64"),
     "edge_attr alone": ({"edge_attr": torch.randn(E, D)}, ValueError, r"'edge_weight'.*None"),
