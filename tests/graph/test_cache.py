@@ -8,7 +8,6 @@ import weakref
 
 import pytest
 import torch
-
 from torch_geometric.utils import to_torch_csc_tensor
 
 from gatv2_pyg import GATv2Conv, kernels, set_graph_cache
