@@ -264,7 +264,9 @@ def test_an_empty_file_is_no_library(monkeypatch, tmp_path):
 def test_a_library_with_other_records_is_refused(change, monkeypatch):
     found = list(abi.declared())
     monkeypatch.setattr(abi, "built", lambda handle: iter(change(found)))
-    with pytest.raises(library.LibraryError, match=r"was built from other sources .*build it again"):
+    with pytest.raises(
+        library.LibraryError, match=r"was built from other sources .*build it again"
+    ):
         library.open_library()
 
 

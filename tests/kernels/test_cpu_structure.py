@@ -268,6 +268,20 @@ def test_counts_out_of_range(counts, dtype, name):
         cpu.group_by_dst(index, index, *counts, False, dtype)
 
 
+@pytest.mark.parametrize(
+    "dtypes", [(torch.int32, torch.int64), (torch.int64, torch.int32), (torch.uint8, torch.int32)]
+)
+def test_ends_of_different_dtypes(dtypes):
+    ends = [torch.randint(9, (50,)), torch.randint(9, (50,))]
+    want = cpu.group_by_dst(*ends, 9, 9, True, torch.int32)
+    mixed = [end.to(dtype) for end, dtype in zip(ends, dtypes, strict=True)]
+    got = cpu.group_by_dst(*mixed, 9, 9, True, torch.int32)
+    assert got[3] == want[3]
+    count = want[3].num_edges
+    for mine, theirs in zip(got[:3], want[:3], strict=True):
+        assert torch.equal(mine[:count], theirs[:count])
+
+
 def test_more_edges_than_the_index_dtype_holds():
     index = torch.zeros(1, dtype=torch.int64).expand(2**31)
     with pytest.raises(ValueError, match=r"^Expected 'number of edges' to fit"):
