@@ -133,7 +133,7 @@ class TestEntropy:
     def test_weights_that_do_not_sum_to_1_are_named(self):
         edge_index, alpha = random_attention(6, 4, 18, heads=3)
         alpha[(edge_index[1] == 2).nonzero()[0], 1] += 0.5
-        with pytest.raises(ValueError, match="sums to 1.5 for query 2, head 1 "):
+        with pytest.raises(ValueError, match=r"sums to 1\.5 for query 2, head 1 "):
             attention_entropy(edge_index, alpha)
 
 
