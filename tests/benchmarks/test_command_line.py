@@ -43,6 +43,8 @@ def test_unknown_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
         (["heterophily", "--datasets", "Cora"], "'Cora'"),
         (["noise", "--noise", "0,-1"], "--noise"),
         (["noise", "--noise", "nan"], "--noise"),
+        (["speed", "--budget", "inf"], "--budget"),
+        (["speed", "--budget", "0"], "--budget"),
         (["dictionary-lookup", "--k", "1"], "--k"),
         (["dictionary-lookup", "--heads", "3"], "--heads"),
         (["--seeds", "3"], "--seeds"),
