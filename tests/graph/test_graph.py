@@ -72,6 +72,14 @@ def test_self_loops_are_those_of_pyg(method):
     assert torch.equal(torch.stack([idx, row])[:, order], want)
 
 
+def test_a_self_loop_that_was_removed_leaves_its_id(method):
+    """Here the edges stand at the positions of their ids, but the self-loops do not."""
+    graph = Graph.from_edge_index(torch.tensor([[1, 2, 0], [0, 0, 0]]), 3, add_self_loops=True)
+    assert graph.by_dst.edge.tolist() == [0, 1, 3, 4, 5]
+    assert graph.by_dst.idx.tolist() == [1, 2, 0, 1, 2]
+    assert not graph.complete
+
+
 def test_long_rows_are_cut_in_pieces(method):
     degrees = [3, PIECE, PIECE + 1, 0, 5 * PIECE, 2 * PIECE + 7]
     dst = torch.repeat_interleave(torch.arange(6), torch.tensor(degrees))

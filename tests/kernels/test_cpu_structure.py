@@ -42,6 +42,17 @@ def test_a_hash_depends_on_the_values_alone(size, count, threads):
     assert cpu.content_hash([values.flip(0).contiguous().flip(0)]) == want
 
 
+@pytest.mark.parametrize("stride", [2, 3])
+def test_a_hash_sees_every_element_of_strided_indices(stride):
+    """Every chunk begins where the stride says."""
+    values = torch.arange(50_001)
+    strided = torch.zeros(50_001, stride, dtype=torch.int64)
+    strided[:, 0] = values
+    assert cpu.content_hash([strided[:, 0]]) == cpu.content_hash([values])
+    strided[40_000, 0] += 1
+    assert cpu.content_hash([strided[:, 0]]) != cpu.content_hash([values])
+
+
 def test_a_hash_tells_negative_numbers_and_signs():
     small = torch.tensor([-1, 5, -128])
     assert cpu.content_hash([small]) == cpu.content_hash([small.to(torch.int8)])

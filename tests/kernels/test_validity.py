@@ -76,6 +76,13 @@ def test_what_is_not(method, name):
         check_dst(wrong)
 
 
+def test_edges_in_order_are_no_more_than_their_ids(method):
+    in_order = grouped()[0]._replace(edge=torch.empty(0, dtype=torch.int32))
+    check_dst(in_order)
+    with pytest.raises(ValueError, match=r"^Expected 'by_dst' to be a sound grouping"):
+        require_sound("by_dst", in_order, Extent(NUM_DST, NUM_SRC, NUM_EDGES - 1, NUM_SRC))
+
+
 @pytest.mark.parametrize("part", ["ptr", "idx", "edge", "pieces", "cuts"])
 def test_a_write_is_noticed(method, part):
     by_dst, _ = grouped()
