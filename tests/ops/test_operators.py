@@ -79,6 +79,22 @@ def test_what_the_operators_refuse():
         backward(*grads, *made, out, lse, alpha, needs[:4])
 
 
+@needs_fused
+def test_the_batching_rule_of_backward_takes_each_element():
+    *flat, _, _ = call()
+    made = Call(*(value.detach() if isinstance(value, torch.Tensor) else value for value in flat))
+    out, _, lse, _ = torch.ops.gatv2_pyg.attention(*made, False, True)
+    needs = [value is not None for value in made.inputs]
+
+    def backward(grad):
+        return ops.NATIVE.backward(grad, None, *made, out, lse, None, needs)
+
+    grads = torch.randn(3, *out.shape)
+    batched = torch.func.vmap(backward)(grads)
+    for k, grad in enumerate(grads):
+        torch.testing.assert_close([part[k] for part in batched], list(backward(grad)))
+
+
 def test_the_schema_has_the_names_of_a_call():
     for operator, before in ((ops.NATIVE.forward, 0), (ops.NATIVE.backward, 2)):
         names = [argument.name for argument in operator._schema.arguments]
