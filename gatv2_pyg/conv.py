@@ -249,7 +249,7 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
             warnings.warn(
                 f"{self!r} has edge_dim={self.edge_dim} but got no 'edge_attr': it attends without "
                 "edge features",
-                stacklevel=4,
+                stacklevel=5,  # the caller of the module
             )
 
     def _edge_features(

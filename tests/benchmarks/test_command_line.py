@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import json
 import os
@@ -53,6 +54,15 @@ def test_bad_values(
 ) -> None:
     assert named in one_line_error(capsys, [*argv, "--out", str(tmp_path)])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["inf", "-inf", "nan", "0.001", "6", "five"])
+def test_numbers_are_finite_and_within_their_limits(text: str) -> None:
+    parse = options.real(0.01, 5)
+    assert [parse("0.01"), parse("5")] == [0.01, 5]
+    for number in (parse, options.real(0.01)) if text != "6" else (parse,):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"^expected a number from 0\.01 to"):
+            number(text)
 
 
 def test_unwritable_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

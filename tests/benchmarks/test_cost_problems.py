@@ -151,6 +151,22 @@ def test_the_floor_gathers_the_rows_of_every_edge():
     assert [grad.shape for grad in kernels.step()] == [leaf.shape for leaf in kernels.leaves]
 
 
+def test_a_copy_reads_and_writes(monkeypatch):
+    monkeypatch.setattr(floor, "_COPY_BYTES", 600)
+    monkeypatch.setattr(floor.timing, "alternate", lambda calls, **_: {"copy": [3.0, 2.0, 0.5]})
+    assert floor.copy_bandwidth("cpu") == 600
+
+
+def test_repeated_runs_are_under_one_two_and_all_threads(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    of = Bench("cpu", backend="auto", budget=0.01, min_rounds=2)
+    assert of.repeatability(build(SMALL), peer=False)["ours"] == bench.RUNS
+    assert asked[:6] == [1, 2, 7, 1, 2, 7]
+    assert asked[bench.RUNS :] == [7], "what was set before"
+
+
 def test_compiled_peer_is_checked_and_quiet(recwarn):
     problem = build(SMALL)
     of = Bench("cpu", backend="auto", budget=0.01, min_rounds=2)

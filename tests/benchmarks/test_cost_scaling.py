@@ -55,6 +55,21 @@ def test_two_points_have_no_slope():
     assert scaling_report.slope("channels", points[:2], "seconds") is None
 
 
+def test_slopes_along_edges_leave_out_what_is_overhead():
+    """Below 10^5 edges a step takes the same time whatever it does."""
+    sizes = (10**3, 10**4, 10**5, 10**6, 10**7)
+    points = [{"failure": None, "seconds": max(x, 10**5) / 1e6, "peak": x, "x": x} for x in sizes]
+    assert scaling_report.slope("edges", points, "seconds") == pytest.approx(1)
+    assert scaling_report.slope("channels", points, "seconds") < 0.6
+    # Three points at least, those of overhead if there are no others.
+    assert scaling_report.slope("edges", points[:4], "seconds") < 0.5
+
+
+def test_bars_reach_from_the_fastest_to_the_slowest_step():
+    points = [{"seconds": 2.0, "fastest": 1.5, "slowest": 4.0}]
+    assert scaling_report._reach(points) == [[0.5], [2.0]]
+
+
 def test_dense_attention_takes_the_same_step():
     problem = build(SMALL)
     dense = scaling._runner(DENSE.key, problem, "auto")

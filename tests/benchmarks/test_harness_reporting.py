@@ -122,6 +122,14 @@ def test_readme_sections_are_filled_and_checked(out: Path, tmp_path: Path, capsy
     assert main([*argv, "--check"]) == 2
 
 
+@pytest.mark.parametrize(("place", "text"), [("1:1:2", "1 s"), ("1:2:1", "x|y")])
+def test_a_cell_is_named_by_table_row_and_column(out: Path, place: str, text: str) -> None:
+    marker = f"<!-- benchmarks:noise:cell:{place} -->"
+    end = f"<!-- /benchmarks:noise:cell:{place} -->"
+    filled, _ = readme.fill(f"{marker}{end}", result_files.load_all(out), out.parent, out)
+    assert filled == f"{marker}{text}{end}"
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -130,6 +130,12 @@ class TestEntropy:
         with pytest.raises(ValueError, match=r"'alpha' must sum to 1 .* evaluation mode"):
             attention_entropy(edges, alpha)
 
+    def test_weights_that_do_not_sum_to_1_are_named(self):
+        edge_index, alpha = random_attention(6, 4, 18, heads=3)
+        alpha[(edge_index[1] == 2).nonzero()[0], 1] += 0.5
+        with pytest.raises(ValueError, match=r"sums to 1\.5 for query 2, head 1 "):
+            attention_entropy(edge_index, alpha)
+
 
 class TestRankAgreement:
     def test_equals_scipy(self):
@@ -199,6 +205,12 @@ class TestRankAgreement:
         edge_index, alpha = complete_bipartite(torch.tensor([[1.0, 1 + 1e-6, 2], [1 + 1e-6, 1, 2]]))
         assert rank_agreement(edge_index, alpha).tau.item() == pytest.approx(1 / 3)
         assert rank_agreement(edge_index, alpha, rtol=1e-4).tau.item() == pytest.approx(1)
+
+    @pytest.mark.parametrize(("rtol", "tau"), [(0.099, -1.0), (0.101, math.nan)])
+    def test_rtol_is_of_the_larger_of_two(self, rtol, tau):
+        edge_index = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 1]])
+        result = rank_agreement(edge_index, torch.tensor([10.0, 9.0, 9.0, 10.0]), rtol=rtol)
+        assert result.tau.item() == pytest.approx(tau, nan_ok=True)
 
     def test_sampling_estimates_the_mean(self):
         """Hub keys make pairs that share many keys likelier; the weights must undo it."""
@@ -473,6 +485,8 @@ def test_bad_options():
         attention_entropy(torch.tensor([[0], [2]]), torch.ones(1), num_nodes=1)
     with pytest.raises(ValueError, match=r"'size\[0\]' is 1"):
         attention_matrix(EDGES, ALPHA, size=(1, 1))
+    with pytest.raises(ValueError, match=r"^'size\[1\]' is 0"):
+        attention_matrix(EDGES, ALPHA, size=(2, 0))
     with pytest.raises(ValueError, match="'alpha' must not be negative"):
         attention_entropy(EDGES, torch.tensor([1.5, -0.5]))
     with pytest.raises(ValueError, match="'weight' must be 'node', 'degree' or a tensor"):

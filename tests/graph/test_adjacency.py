@@ -23,6 +23,12 @@ def test_reductions_in_order_are_those_of_pyg(reduce, size):
     torch.testing.assert_close(mine, theirs)
 
 
+def test_a_mean_of_one_row_is_that_row():
+    rows = torch.tensor([[3.0, 5.0], [1.0, 2.0], [2.0, 8.0]])
+    got = reduce_in_order(rows, torch.tensor([0, 2, 2]), 4, "mean")
+    assert got.tolist() == [[3, 5], [0, 0], [1.5, 5], [0, 0]]
+
+
 @pytest.mark.parametrize("reduce", ["sum", "mean"])
 def test_reductions_in_order_have_second_derivatives(reduce):
     rows = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
@@ -47,3 +53,24 @@ def test_ids_name_the_edges_that_are_returned(flow):
     assert ids.tolist() == [0, 2, 4, 5, 6, 7]
     assert adj.tolist() == [[0, 2, 0, 0, 1, 2], [1, 0, 1, 0, 1, 2]]
     assert neighbours.features().tolist() == [0, 1, 2, 3, 4, -1, -1, -1]
+
+
+@pytest.mark.parametrize(("num_src", "num_dst"), [(3, 5), (5, 3)])
+def test_only_nodes_of_both_kinds_get_self_loops(num_src, num_dst):
+    """The edges of the others, numbered as if they were one kind, add nothing to the features."""
+    edge_index = torch.tensor([[0, 1, 2, 2], [1, num_dst - 1, num_dst - 2, 0]])
+    neighbours = Neighbours.of(
+        edge_index,
+        torch.tensor([1.0, 2.0, 4.0, 8.0]),
+        num_src=num_src,
+        num_dst=num_dst,
+        self_loops=True,
+        fill_value="mean",
+        flow="source_to_target",
+    )
+    adj, ids = neighbours.with_self_loops()
+    assert ids.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert adj[:, 4:].tolist() == [[0, 1, 2], [0, 1, 2]]
+    loops = neighbours.features()[4:].tolist()
+    assert loops == ([8, 1, 0] if num_dst == 5 else [8, 2.5, 2])
+    assert neighbours.graph().num_ids == 7

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import weakref
 
 import pytest
 import torch
+from torch_geometric.utils import to_torch_csc_tensor
 
 from gatv2_pyg import GATv2Conv, kernels, set_graph_cache
-from gatv2_pyg.graph import cache
+from gatv2_pyg.graph import cache, operators
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +63,31 @@ def test_layers_of_opposite_flow_share_a_tensor():
     back.load_state_dict(there.state_dict())
     there(x, index)
     torch.testing.assert_close(back(x, index), there(x, index.flip(0)))
+
+
+def test_compiled_graphs_of_one_tensor_are_told_apart():
+    """Their operator keeps what it grouped, for every way it was asked to."""
+    index = torch.randint(7, (2, 40), generator=torch.Generator().manual_seed(0))
+    for _ in range(2):
+        for flags in itertools.product((False, True), repeat=3):
+            got = operators.group_by_dst(index, 9, 9, *flags)
+            want = operators.group_edges(index.clone(), 9, 9, *flags)
+            for mine, theirs in zip(got, want, strict=True):
+                assert mine.dtype == theirs.dtype
+                assert torch.equal(mine, theirs), flags
+
+
+@pytest.mark.filterwarnings("ignore:Sparse (CSC|invariant):UserWarning")
+def test_features_within_a_matrix_are_read_in_every_call():
+    """The cache looks at its indices alone."""
+    x, index = torch.randn(7, 3), torch.tensor([[0, 1, 2, 5], [3, 3, 3, 6]])
+    attr = torch.randn(4, 2)
+    conv = GATv2Conv(3, 2, edge_dim=2, add_self_loops=False)
+    matrix = to_torch_csc_tensor(index.flip(0), attr, size=(7, 7))
+    for _ in range(2):
+        torch.testing.assert_close(conv(x, matrix), conv(x, index, attr))
+        matrix.values().mul_(-3)
+        attr.mul_(-3)
 
 
 def test_entries_of_a_tensor_are_bounded():

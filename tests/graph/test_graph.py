@@ -72,6 +72,14 @@ def test_self_loops_are_those_of_pyg(method):
     assert torch.equal(torch.stack([idx, row])[:, order], want)
 
 
+def test_a_self_loop_that_was_removed_leaves_its_id(method):
+    """Here the edges stand at the positions of their ids, but the self-loops do not."""
+    graph = Graph.from_edge_index(torch.tensor([[1, 2, 0], [0, 0, 0]]), 3, add_self_loops=True)
+    assert graph.by_dst.edge.tolist() == [0, 1, 3, 4, 5]
+    assert graph.by_dst.idx.tolist() == [1, 2, 0, 1, 2]
+    assert not graph.complete
+
+
 def test_long_rows_are_cut_in_pieces(method):
     degrees = [3, PIECE, PIECE + 1, 0, 5 * PIECE, 2 * PIECE + 7]
     dst = torch.repeat_interleave(torch.arange(6), torch.tensor(degrees))
@@ -129,6 +137,32 @@ def test_from_csc_equals_from_edge_index(method):
         assert mine.tolist() == theirs.tolist() or mine.numel() == 0
     with pytest.raises(EdgeIndexError, match="source"):
         Graph.from_csc(want.by_dst.ptr, index[0] + 5, 9)
+
+
+@pytest.mark.parametrize(
+    ("ptr", "eid", "message"),
+    [
+        ([0, 2, 3], None, r"^Expected 'ptr' to lead from 0 to 4.*got 0 to 3"),
+        ([1, 2, 4], None, r"^Expected 'ptr' to lead from 0 to 4.*got 1 to 4"),
+        ([0, 2, 1, 4], None, r"^Expected 'ptr' never to decrease, got 2 and 1 at 1 and 2"),
+        ([0, 2, 4], [0, 1, 3, 3], r"^Expected 'eid' to hold every id once, got 3 several"),
+        ([0, 2, 4], [0, 1, 4, 3], r"^Expected 'eid' to lie in \[0, 4\), got 4"),
+        ([0, 2, 4], [0, 1, 3], r"^Expected 'eid' to have 4 elements, as 'idx', got 3"),
+    ],
+)
+def test_from_csc_names_what_is_no_grouping(method, ptr, eid, message):
+    eid = None if eid is None else torch.tensor(eid)
+    with pytest.raises(ValueError, match=message):
+        Graph.from_csc(torch.tensor(ptr), torch.tensor([0, 1, 2, 0]), 3, eid)
+
+
+@pytest.mark.parametrize(("num_src", "num_dst", "blocks"), [(100, 100_000, 2), (100_000, 100, 1)])
+def test_ranges_of_destinations_are_as_many_as_their_rows_take(method, num_src, num_dst, blocks):
+    """A range has some 65,000 destinations of 512 bytes each."""
+    index = torch.stack([torch.arange(2000) % num_src, torch.arange(2000) * 49 % num_dst])
+    assert Graph.from_edge_index(index, num_src, num_dst).by_src.ptr.numel() == (
+        blocks * num_src + 1
+    )
 
 
 @pytest.mark.parametrize("position", [0, 17, 49])

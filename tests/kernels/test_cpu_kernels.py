@@ -20,6 +20,7 @@ from gatv2_pyg.kernels.contract import Edges, Inputs, Options, Rows
 from gatv2_pyg.ops import dropout, reference
 from tests.kernels.cases import Case, assert_within_budget, build, cast, exact, rows_of, run
 
+abi = importlib.import_module("gatv2_pyg.kernels.cpu.abi")
 cpu = importlib.import_module("gatv2_pyg.kernels.cpu")
 library = importlib.import_module("gatv2_pyg.kernels.cpu.library")
 structure = importlib.import_module("gatv2_pyg.kernels.cpu.structure")
@@ -229,6 +230,52 @@ def test_an_unknown_instruction_set_is_an_error(isa, monkeypatch):
     monkeypatch.setenv("GATV2_PYG_ISA", isa)
     with pytest.raises(library.LibraryError, match=f"baseline, avx2, avx512, got '{isa}'"):
         library.open_library()
+
+
+@pytest.mark.parametrize(("there", "best"), [(0b111, 2), (0b011, 1), (0b001, 0)])
+def test_the_best_instruction_set_is_taken_unless_another_is_asked_for(there, best, monkeypatch):
+    monkeypatch.delenv("GATV2_PYG_ISA", raising=False)
+    assert library._choose_isa(there) == best
+    monkeypatch.setenv("GATV2_PYG_ISA", "baseline")
+    assert library._choose_isa(there) == 0
+    monkeypatch.setenv("GATV2_PYG_ISA", "avx512")
+    if there < 0b100:
+        have = ", ".join(["baseline", "avx2"][: best + 1])
+        with pytest.raises(library.LibraryError, match=f"asks for avx512, but .* have {have}$"):
+            library._choose_isa(there)
+
+
+@needs_library
+def test_an_empty_file_is_no_library(monkeypatch, tmp_path):
+    """What an interrupted build leaves behind."""
+    monkeypatch.delenv("GATV2_PYG_LIBRARY", raising=False)
+    empty = tmp_path / "libgatv2_cpu.so"
+    empty.touch()
+    real = library._candidates()
+    monkeypatch.setattr(library, "_candidates", lambda: [empty, *real])
+    assert library._find() in real
+    monkeypatch.setattr(library, "_candidates", lambda: [empty])
+    with pytest.raises(library.LibraryError, match="the C\\+\\+ kernels are not built"):
+        library._find()
+
+
+@needs_library
+@pytest.mark.parametrize("change", [lambda found: found[:-1], lambda found: [*found, ("More", 8)]])
+def test_a_library_with_other_records_is_refused(change, monkeypatch):
+    found = list(abi.declared())
+    monkeypatch.setattr(abi, "built", lambda handle: iter(change(found)))
+    with pytest.raises(
+        library.LibraryError, match=r"was built from other sources .*build it again"
+    ):
+        library.open_library()
+
+
+@needs_library
+@pytest.mark.skipif(sys.platform != "linux", reason="reads an ELF file")
+def test_the_library_says_whether_it_has_openmp():
+    calls = (b"GOMP_parallel", b"__kmpc_fork_call")
+    content = cpu.library().path.read_bytes()
+    assert cpu.library().openmp == any(name in content for name in calls)
 
 
 def test_a_missing_library_is_a_reason_not_an_exception(tmp_path):

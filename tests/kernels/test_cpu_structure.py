@@ -42,6 +42,17 @@ def test_a_hash_depends_on_the_values_alone(size, count, threads):
     assert cpu.content_hash([values.flip(0).contiguous().flip(0)]) == want
 
 
+@pytest.mark.parametrize("stride", [2, 3])
+def test_a_hash_sees_every_element_of_strided_indices(stride):
+    """Every chunk begins where the stride says."""
+    values = torch.arange(50_001)
+    strided = torch.zeros(50_001, stride, dtype=torch.int64)
+    strided[:, 0] = values
+    assert cpu.content_hash([strided[:, 0]]) == cpu.content_hash([values])
+    strided[40_000, 0] += 1
+    assert cpu.content_hash([strided[:, 0]]) != cpu.content_hash([values])
+
+
 def test_a_hash_tells_negative_numbers_and_signs():
     small = torch.tensor([-1, 5, -128])
     assert cpu.content_hash([small]) == cpu.content_hash([small.to(torch.int8)])
@@ -266,6 +277,20 @@ def test_counts_out_of_range(counts, dtype, name):
     index = torch.zeros(1, dtype=torch.int64)
     with pytest.raises(ValueError, match=f"^Expected '{name}' to fit"):
         cpu.group_by_dst(index, index, *counts, False, dtype)
+
+
+@pytest.mark.parametrize(
+    "dtypes", [(torch.int32, torch.int64), (torch.int64, torch.int32), (torch.uint8, torch.int32)]
+)
+def test_ends_of_different_dtypes(dtypes):
+    ends = [torch.randint(9, (50,)), torch.randint(9, (50,))]
+    want = cpu.group_by_dst(*ends, 9, 9, True, torch.int32)
+    mixed = [end.to(dtype) for end, dtype in zip(ends, dtypes, strict=True)]
+    got = cpu.group_by_dst(*mixed, 9, 9, True, torch.int32)
+    assert got[3] == want[3]
+    count = want[3].num_edges
+    for mine, theirs in zip(got[:3], want[:3], strict=True):
+        assert torch.equal(mine[:count], theirs[:count])
 
 
 def test_more_edges_than_the_index_dtype_holds():

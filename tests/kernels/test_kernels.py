@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gatv2_pyg.kernels.contract import Needs
+from gatv2_pyg.kernels.validity import PIECE
 from gatv2_pyg.ops import reference
 from tests.kernels.cases import Case, assert_within_budget, build, cast, run
 
@@ -84,6 +85,12 @@ def test_dtypes(kernels, case, dtype):
     if dtype not in dtypes_of(kernels):
         pytest.skip(f"these kernels have no {dtype}")
     check(kernels, case, dtype)
+
+
+@pytest.mark.parametrize("degree", [PIECE - 1, PIECE, PIECE + 1, 2 * PIECE])
+def test_rows_about_as_long_as_a_piece(kernels, degree):
+    case = Case(1, 4, num_src=9, num_dst=1, num_edges=degree)
+    check(kernels, case, torch.float32)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 30.0, 1e4])

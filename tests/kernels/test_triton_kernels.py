@@ -23,7 +23,7 @@ from gatv2_pyg.kernels.contract import Edges, Inputs, Needs, Options, OutputGrad
 from gatv2_pyg.kernels.triton import tiles
 from gatv2_pyg.ops import reference
 from gatv2_pyg.ops.dropout import dropout_scale
-from tests.kernels.cases import Case, Problem, assert_within_budget, build, cast, run
+from tests.kernels.cases import Case, Problem, assert_within_budget, build, cast, exact, run
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -107,6 +107,29 @@ def test_device_tiles(case, monkeypatch):
     monkeypatch.setattr(launch, "budget", tiles.DEVICE)
     problem = cast(build(case), torch.float32, DEVICE)
     assert_within_budget(problem, run(kernels, problem), factor=4.0)
+
+
+def once_rounded(name: str, case: Case) -> float:
+    """How far a result in float16 is off, over what rounding it once costs."""
+    problem = cast(build(case), torch.float16, DEVICE)
+    got, want = run(kernels, problem)[name].cpu().double(), exact(problem)[name]
+    return float((got - want).norm() / (want.to(torch.float16).double() - want).norm())
+
+
+@runs
+def test_sums_over_ranges_of_destinations_are_not_rounded():
+    case = Case(2, 8, num_src=10, num_dst=60, num_edges=900, blocks=12)
+    assert once_rounded("grad x_src", case) < 1.1
+
+
+@runs
+def test_sums_over_groups_of_heads_are_not_rounded(monkeypatch):
+    from gatv2_pyg.kernels.triton import launch
+
+    monkeypatch.setattr(launch, "budget", tiles.DEVICE)
+    case = Case(6, 256, num_src=3, num_dst=3, num_edges=9, edge_dim=8)
+    assert tiles.tile_of(6, 256, 3, 9).head_groups == 6
+    assert once_rounded("grad edge_attr", case) < 1.1
 
 
 @runs
@@ -268,7 +291,8 @@ def test_interpreter_makes_it_available():
 @runs
 def test_unsupported():
     device = torch.device(DEVICE)
-    assert kernels.unsupported(device, torch.float32, 16) is None
+    for channels in (1, 16, tiles.MAX_CHANNELS):
+        assert kernels.unsupported(device, torch.float32, channels) is None
     assert "float64" in kernels.unsupported(device, torch.float64, 16)
     assert "8193" in kernels.unsupported(device, torch.float32, tiles.MAX_CHANNELS + 1)
     assert "meta" in kernels.unsupported(torch.device("meta"), torch.float32, 16)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
-from gatv2_pyg import backends
+from gatv2_pyg import backends, use_backend
 from gatv2_pyg.kernels import triton as kernels
 
 
@@ -41,3 +43,13 @@ def test_old_gpus_are_refused_with_their_capability(monkeypatch, capability, dty
     assert (reason is not None) == refused
     if refused:
         assert "Some GPU has {}.{}".format(*capability) in reason
+
+
+def test_an_override_holds_for_its_thread_alone():
+    found = []
+    with use_backend("reference"):
+        other = threading.Thread(target=lambda: found.append(backends.requested_backend("auto")))
+        other.start()
+        other.join()
+        found.append(backends.requested_backend("auto"))
+    assert found == ["auto", "reference"]

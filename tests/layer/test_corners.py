@@ -135,6 +135,19 @@ def test_an_overridden_message_and_aggregate_is_used():
     assert "'message_and_aggregate' is overridden" in reason
 
 
+@pytest.mark.parametrize("backend", PATHS)
+@pytest.mark.parametrize("options", [{}, {"concat": False}, {"residual": True}, {"bias": True}])
+def test_the_result_may_be_changed_in_place(options, backend):
+    conv, (x, index) = GATv2Conv(4, 3, **({"bias": False} | options)).double(), problem(9, 4)
+    x.requires_grad_()
+    grads = []
+    for change in (torch.mul, torch.Tensor.mul_):
+        with use_backend(backend):
+            out = change(conv(x, index), 3)
+        grads.append(torch.autograd.grad(out.sin().sum(), x)[0])
+    assert torch.equal(*grads)
+
+
 def test_evaluation_drops_nothing():
     conv, (x, index) = GATv2Conv(4, 3, dropout=0.9).double().eval(), problem(9, 4)
     assert torch.equal(conv(x, index), conv(x, index))

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+import torch_geometric.nn
 
 from gatv2_pyg import EdgeIndexError, GATv2Conv, Graph, gatv2_attention, use_backend
 
@@ -14,6 +15,13 @@ N, E, F, D = 6, 12, 5, 3
 
 def conv(**options) -> GATv2Conv:
     return GATv2Conv(F, 4, heads=2, **options)
+
+
+def with_residual() -> GATv2Conv:
+    """A layer whose residual was replaced by one for other features."""
+    layer = conv(residual=True)
+    layer.res = torch_geometric.nn.Linear(F + 1, 8)
+    return layer
 
 
 def x(rows=N, columns=F, **options):
@@ -101,6 +109,18 @@ CALLS = {
         TypeError,
         r"'edge_attr'.*float32.*float64",
     ),
+    "integer edge_attr, whose sum is no feature": (
+        lambda: conv(edge_dim=D, fill_value="add"),
+        (x(), edges(), torch.ones(E, D).long()),
+        TypeError,
+        r"^Expected 'edge_attr'.*float32.*int64",
+    ),
+    "x that the residual can't take": (
+        with_residual,
+        (x(), edges()),
+        ValueError,
+        r"^Expected 'x'.*\[num_nodes, 6\].*\[6, 5\]",
+    ),
     "edge_attr elsewhere": (
         lambda: conv(edge_dim=D),
         (x(), edges(), torch.randn(E, D, **META)),
@@ -122,6 +142,12 @@ def test_bad_calls(name, backend):
     assert not ran, "something was computed before the check"
 
 
+def test_a_pair_has_one_dtype_under_autocast_too():
+    message = r"^Expected 'x\[1\]' to have the dtype torch.float32, as 'x\[0\]', got torch.bfloat16"
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(TypeError, match=message):
+        conv()((x(), x().bfloat16()), edges())
+
+
 @pytest.mark.parametrize("flow", ["source_to_target", "target_to_source"])
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_out_of_range_is_an_index_error_and_a_value_error(flow, backend):
@@ -129,6 +155,16 @@ def test_out_of_range_is_an_index_error_and_a_value_error(flow, backend):
     for error in (IndexError, ValueError):
         with pytest.raises(error, match="edge_index"):
             layer(x(), bad_edge(N))
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_each_flow_has_its_own_range(backend):
+    """What is in range for one is out of range for the other, though the tensor is the same."""
+    index, pair = torch.tensor([[5, 4, 3], [0, 1, 2]]), (x(), x(rows=3))
+    conv(backend=backend, add_self_loops=False)(pair, index)
+    back = conv(backend=backend, add_self_loops=False, flow="target_to_source")
+    with pytest.raises(EdgeIndexError, match=r"^Expected the destination.*\[0, 3\).*edge 0.*5"):
+        back(pair, index)
 
 
 def test_sparse_matrices_must_fit():
@@ -145,8 +181,9 @@ def test_sparse_matrices_must_fit():
 
 def test_missing_edge_attr_warns_once():
     layer = conv(edge_dim=D)
-    with pytest.warns(UserWarning, match="edge_dim=3 but got no 'edge_attr'"):
+    with pytest.warns(UserWarning, match="edge_dim=3 but got no 'edge_attr'") as caught:
         layer(x(), edges())
+    assert [warning.filename for warning in caught] == [__file__]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         layer(x(), edges())
@@ -168,6 +205,11 @@ ATTENTION = {
     "heads of x_dst": ({"x_dst": torch.randn(N, 1, 8)}, ValueError, r"'x_dst'.*\[6, 2, 4\]"),
     "dtype of x_dst": ({"x_dst": torch.randn(N, 2, 4).half()}, TypeError, r"'x_dst'.*float16"),
     "device of x_dst": ({"x_dst": torch.randn(N, 2, 4, **META)}, ValueError, r"'x_dst'.*meta"),
+    "sparse x_dst": (
+        {"x_dst": torch.randn(N, 2, 4).to_sparse()},
+        TypeError,
+        r"^Expected 'x_dst' to be a dense Tensor, got one in torch.sparse_coo",
+    ),
     "shape of att": ({"att": torch.randn(4, 2)}, ValueError, r"'att'.*\[2, 4\].*\[4, 2\]"),
     "integer att": ({"att": torch.ones(2, 4).long()}, TypeError, r"'att'.*int64"),
     "edge_attr alone": ({"edge_attr": torch.randn(E, D)}, ValueError, r"'edge_weight'.*None"),
@@ -183,6 +225,9 @@ ATTENTION = {
         r"'edge_weight'.*\[8, 3\].*\[3, 8\]",
     ),
     "dropout": ({"dropout": 1.5}, ValueError, r"'dropout'.*1.5"),
+    "dropout of NaN": ({"dropout": float("nan")}, ValueError, r"^Expected 'dropout'.*nan"),
+    "dropout by truth": ({"dropout": True}, TypeError, r"^Expected 'dropout'.*number.*True"),
+    "slope": ({"negative_slope": "0.2"}, TypeError, r"^Expected 'negative_slope'.*number.*'0.2'"),
     "backend": ({"backend": "fast"}, ValueError, r"'backend'.*'fast'"),
 }
 

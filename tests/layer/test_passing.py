@@ -134,6 +134,15 @@ def test_other_aggregations(aggr):
     torch.testing.assert_close(mine(x, index), theirs(x, index))
 
 
+def test_decomposed_layers_are_respected():
+    x, index, _ = problem()
+    for count in (2, 4):
+        conv = GATv2Conv(5, 4, decomposed_layers=count)
+        backend = conv.backend_for(x, index)
+        assert backend.name == "reference"
+        assert f"there are {count} decomposed layers" in backend.reason
+
+
 def test_hooks_on_lin_edge_fire():
     x, index, attr = problem()
     conv = GATv2Conv(5, 4, edge_dim=3)
@@ -171,6 +180,21 @@ def test_copies_and_pickles_work():
     for other in (copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
         assert other.backend == "reference"
         torch.testing.assert_close(other(x, index), conv(x, index))
+
+
+def test_ids_of_edges_do_not_outlive_a_call():
+    """A step that is called by itself numbers its edges from 0."""
+    x, index, _ = problem()
+    conv = GATv2Conv(5, 4, dropout=0.5, backend="reference")
+    features = torch.randn(9, 1, 4)
+
+    def coefficients():
+        torch.manual_seed(0)
+        return conv.edge_updater(index[:, :7], x=(features, features), edge_attr=None)
+
+    want = coefficients()
+    conv(x, index)
+    assert torch.equal(coefficients(), want)
 
 
 def test_reasons_are_sentences():

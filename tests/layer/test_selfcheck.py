@@ -116,6 +116,17 @@ def test_a_gradient_that_depends_on_the_hub_alone_is_seen(install):
     assert "grad x_src" in selfcheck.compare_with_reference("cpu", CPU, torch.bfloat16)
 
 
+@pytest.mark.parametrize(("size", "error"), [(3.0, 0.01), (0.2, 0.01), (0.01, 0.001)])
+def test_a_row_is_judged_by_its_own_size_or_a_tenth_of_the_usual_one(size, error):
+    want = torch.ones(1000, 4, dtype=torch.float64)
+    want[7] *= size
+    found = want.clone()
+    found[7] *= 1.01
+    wrong, apart = selfcheck._judge(found, found, want, 0.5 * error)
+    assert apart == pytest.approx(error, rel=0.01)
+    assert wrong == f"is off by {error:.1e}"
+
+
 def test_an_exception_is_the_failure(install):
     def forward(*args):
         raise RuntimeError("no such instruction")

@@ -11,6 +11,7 @@ from gatv2_pyg.backends import refusal
 from gatv2_pyg.kernels.contract import Inputs
 from gatv2_pyg.ops import operators as ops
 from gatv2_pyg.ops.call import Call
+from gatv2_pyg.ops.dropout import draw_seed, dropout_scale
 from tests.kernels.cases import Case, build, cast
 
 FUSED = refusal("fused", torch.device("cpu"), torch.float32)
@@ -46,6 +47,52 @@ def test_opcheck_backward(options):
     torch.library.opcheck(
         torch.ops.gatv2_pyg.attention_backward.default, (*grads, *call_, out, lse, alpha, needs)
     )
+
+
+@needs_fused
+@pytest.mark.parametrize("widen", [False, True])
+def test_fakes_have_the_dtypes_of_half_precision(widen):
+    arguments = (*call(torch.bfloat16)[:-1], widen)
+    torch.library.opcheck(
+        torch.ops.gatv2_pyg.attention.default, arguments, test_utils="test_faketensor"
+    )
+
+
+@needs_fused
+def test_what_the_operators_refuse():
+    *flat, _, _ = call()
+    made = Call(*(value.detach() if isinstance(value, torch.Tensor) else value for value in flat))
+    forward, backward = torch.ops.gatv2_pyg.attention, torch.ops.gatv2_pyg.attention_backward
+    with pytest.raises(ValueError, match=r"^Expected 'num_ids' to be 0 or more, got -1"):
+        forward(*made._replace(num_ids=-1), True, False)
+    # Found before backward, which alone reads them.
+    wrong = made._replace(by_src_idx=made.by_src_idx + 1)
+    with pytest.raises(ValueError, match=r"^Expected 'by_src' to be a sound grouping"):
+        forward(*wrong, True, False)
+    out, _, lse, alpha = forward(*made, True, False)
+    needs = [value is not None for value in made.inputs]
+    grads = torch.ones_like(out), torch.ones_like(alpha)
+    for given, kept in ((grads[1], None), (None, alpha)):
+        with pytest.raises(ValueError, match=r"^Expected 'alpha' to be given with 'grad_alpha'"):
+            backward(grads[0], given, *made, out, lse, kept, needs)
+    with pytest.raises(ValueError, match=r"^Expected 'needs' to have 5 elements, got 4"):
+        backward(*grads, *made, out, lse, alpha, needs[:4])
+
+
+@needs_fused
+def test_the_batching_rule_of_backward_takes_each_element():
+    *flat, _, _ = call()
+    made = Call(*(value.detach() if isinstance(value, torch.Tensor) else value for value in flat))
+    out, _, lse, _ = torch.ops.gatv2_pyg.attention(*made, False, True)
+    needs = [value is not None for value in made.inputs]
+
+    def backward(grad):
+        return ops.NATIVE.backward(grad, None, *made, out, lse, None, needs)
+
+    grads = torch.randn(3, *out.shape)
+    batched = torch.func.vmap(backward)(grads)
+    for k, grad in enumerate(grads):
+        torch.testing.assert_close([part[k] for part in batched], list(backward(grad)))
 
 
 def test_the_schema_has_the_names_of_a_call():
@@ -111,6 +158,17 @@ def test_gradcheck(backend, dropout, edge_dim):
     torch.autograd.gradcheck(function, leaves(edge_dim), fast_mode=True)
 
 
+@pytest.mark.parametrize("backend", [name for name in backends() if name != "scatter"])
+def test_a_batch_of_gradients_is_that_of_each(backend):
+    values = leaves(2)
+    out, _ = attention_of(*values, backend=backend)
+    grads = torch.randn(3, *out.shape, dtype=out.dtype)
+    batched = torch.autograd.grad(out, values, grads, retain_graph=True, is_grads_batched=True)
+    for k, grad in enumerate(grads):
+        single = torch.autograd.grad(out, values, grad, retain_graph=True)
+        torch.testing.assert_close([part[k] for part in batched], list(single))
+
+
 @pytest.mark.parametrize("edge_dim", [None, 2])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("backend", [name for name in backends() if name != "scatter"])
@@ -119,6 +177,38 @@ def test_gradgradcheck(backend, dropout, edge_dim):
         return attention_of(*values, backend=backend, dropout=dropout)
 
     torch.autograd.gradgradcheck(function, leaves(edge_dim), fast_mode=True)
+
+
+@pytest.mark.parametrize("backend", backends())
+def test_edges_in_order_are_dropped_by_their_ids(backend):
+    """Their graph has no list of ids: the position is the id."""
+    index = torch.tensor([[4, 2, 0, 1, 3, 2, 0], [0, 0, 1, 2, 2, 2, 4]])
+    graph = Graph.from_edge_index(index, 5)
+    assert graph.by_dst.edge.numel() == 0
+    torch.manual_seed(3)
+    values = leaves()
+    _, alpha = gatv2_attention(
+        *values, graph, backend=backend, dropout=0.5, training=True, return_attention=True
+    )
+    torch.manual_seed(3)
+    seed = draw_seed(torch.device("cpu"))
+    kept = dropout_scale(torch.arange(7), 2, 0.5, seed, torch.float64) > 0
+    assert 0 < kept.sum() < kept.numel()
+    assert torch.equal(alpha > 0, kept)
+
+
+@pytest.mark.parametrize("wanted", range(5))
+@pytest.mark.parametrize("backend", backends())
+def test_a_gradient_that_is_wanted_alone(backend, wanted):
+    """By source features too, where nothing by destination is asked for."""
+    everything = leaves(2)
+    want = torch.autograd.grad(
+        attention_of(*everything, backend=backend)[0].sin().sum(), everything
+    )
+    alone = [leaf.detach().requires_grad_(k == wanted) for k, leaf in enumerate(leaves(2))]
+    attention_of(*alone, backend=backend)[0].sin().sum().backward()
+    torch.testing.assert_close(alone[wanted].grad, want[wanted])
+    assert all(leaf.grad is None for k, leaf in enumerate(alone) if k != wanted)
 
 
 def layer_problem(edge_dim=None, dtype=torch.float32):
@@ -226,12 +316,45 @@ def test_autocast(backend, edge_dim):
     assert all(parameter.grad.dtype == torch.float32 for parameter in conv.parameters())
 
 
+@pytest.mark.parametrize("backend", backends())
+def test_autocast_does_not_reach_into_the_mathematics(backend):
+    plain, cast_ = ([leaf.detach().float().requires_grad_() for leaf in leaves(2)] for _ in "ab")
+    want, _ = attention_of(*plain, backend=backend)
+    want.square().sum().backward()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got, _ = attention_of(*cast_, backend=backend)
+    got.square().sum().backward()
+    torch.testing.assert_close(got, want)
+    for mine, theirs in zip(cast_, plain, strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("backend", backends())
+def test_autocast_does_not_round_what_is_summed_in_float32(backend):
+    x, index, _ = layer_problem()
+    conv = GATv2Conv(6, 4, heads=2, bias=False, backend=backend)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = conv(x, index)
+    assert out.dtype == torch.float32
+    assert (out != out.bfloat16().float()).float().mean() > 0.9
+
+
 def test_func_transforms_take_a_path_torch_can_follow():
     x, index, _ = layer_problem(dtype=torch.float64)
     conv = GATv2Conv(6, 4).double()
     jacobian = torch.func.jacrev(lambda value: conv(value, index).sum(0))(x)
     want = torch.autograd.functional.jacobian(lambda value: conv(value, index).sum(0), x)
     torch.testing.assert_close(jacobian, want)
+
+
+@pytest.mark.parametrize("randomness", ["same", "different"])
+def test_vmap_draws_as_it_is_asked_to(randomness):
+    x, index, _ = layer_problem(dtype=torch.float64)
+    conv = GATv2Conv(6, 4, dropout=0.5).double()
+    one, other = torch.func.vmap(lambda value: conv(value, index), randomness=randomness)(
+        torch.stack([x, x])
+    )
+    assert torch.equal(one, other) == (randomness == "same")
 
 
 def test_triton_kernels_compile_into_a_full_graph():
