@@ -1,5 +1,7 @@
 # make bench   the main benchmark, in a virtual environment made for it
 # make test    the tests, likewise (torch_scatter is built from source once: some minutes)
+#              (SPARSE=1: torch_sparse too, for what samples neighbours: more minutes)
+# make examples  the examples in a small form (ARGS=--full: as they are)
 # make lint    style and types
 # make build   the C++ kernels again, after a change to them
 # make docs    the site, into build/site
@@ -14,13 +16,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: bench test lint build docs sanitize clang fuzz microbench clean
+.PHONY: bench test examples lint build docs sanitize clang fuzz microbench clean
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
-test: $(VENV)/.test
+test: $(VENV)/.test $(if $(SPARSE),$(VENV)/.sparse)
 	$(BIN)/python -m pytest $(ARGS)
+
+examples: $(VENV)/.examples
+	$(BIN)/python -m examples $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -61,7 +66,15 @@ $(VENV)/.bench: $(VENV)/.base
 $(VENV)/.test: $(VENV)/.bench
 	$(INSTALL) setuptools wheel ninja
 	$(INSTALL) --no-build-isolation torch_scatter
-	$(INSTALL) --editable ".[bench,test]"
+	$(INSTALL) --editable ".[bench,test,examples]"
+	touch $@
+
+$(VENV)/.sparse: $(VENV)/.test
+	$(INSTALL) --no-build-isolation torch_sparse
+	touch $@
+
+$(VENV)/.examples: $(VENV)/.base
+	$(INSTALL) --editable ".[examples]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base

@@ -6,6 +6,7 @@ from gatv2_pyg.convert import to_pyg, use_gatv2
 from gatv2_pyg.functional import gatv2_attention
 from gatv2_pyg.graph.cache import set_graph_cache
 from gatv2_pyg.graph.structure import EdgeIndexError, Graph
+from gatv2_pyg.zero_edit.patching import patch
 
 __all__ = [
     "Backend",
@@ -13,6 +14,7 @@ __all__ = [
     "GATv2Conv",
     "Graph",
     "gatv2_attention",
+    "patch",
     "set_graph_cache",
     "to_pyg",
     "use_backend",

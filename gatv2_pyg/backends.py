@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from gatv2_pyg.ops.scatter import load_operations
 from gatv2_pyg.selfcheck import compare_with_reference
 
 BACKENDS = ("auto", "fused", "triton", "scatter", "reference")
@@ -59,8 +60,9 @@ def use_backend(name: str) -> Iterator[None]:
     Args:
         name: ``"fused"`` (C++ on CPU, Triton on CUDA), ``"triton"`` (on CPU tensors too, when
             ``TRITON_INTERPRET=1`` was set before Triton was imported), ``"scatter"``
-            (``torch_scatter``), ``"reference"`` (plain torch) or ``"auto"`` (the first of fused,
-            scatter, reference that applies).  Any but ``"auto"`` raises where it can't be used.
+            (``torch_scatter``, else pyg-lib), ``"reference"`` (plain torch) or ``"auto"`` (the
+            first of fused, scatter, reference that applies).  Any but ``"auto"`` raises where it
+            can't be used.
 
     Raises:
         ValueError: the name is unknown.
@@ -133,10 +135,16 @@ def refusal(name: str, device: torch.device, dtype: torch.dtype, channels: int =
 
 def _scatter_refusal(device: torch.device) -> str | None:
     if torch.compiler.is_compiling():
-        return "torch_scatter's operators can't be traced by torch.compile"
+        return "the operators of torch_scatter and pyg-lib can't be traced by torch.compile"
     if device.type not in ("cpu", "cuda"):
-        return f"torch_scatter has no operators for {device.type} tensors"
-    return _missing("torch_scatter") or _without_cuda(device.type)
+        return f"torch_scatter and pyg-lib have no operators for {device.type} tensors"
+    reasons = []
+    for library in ("torch_scatter", "pyg_lib"):
+        reason = _missing(library)
+        if reason is None:
+            return _without_cuda(library, device.type)
+        reasons.append(reason)
+    return "; ".join(reasons)
 
 
 def _kernels_of(name: str, device: torch.device) -> str | None:
@@ -154,18 +162,20 @@ def _transforms_active() -> bool:
 
 
 @torch.compiler.assume_constant_result
-def _missing(module: str) -> str | None:
+def _missing(library: str) -> str | None:
     try:
-        importlib.import_module(module)
+        load_operations(library)
     except (ImportError, OSError) as error:
-        return f"{module} can't be imported ({error})"
+        return f"{library} can't be imported ({error})"
     return None
 
 
 @torch.compiler.assume_constant_result
-def _without_cuda(device_type: str) -> str | None:
-    if device_type == "cuda" and torch.ops.torch_scatter.cuda_version() == -1:
-        return "torch_scatter was built without CUDA"
+def _without_cuda(library: str, device_type: str) -> str | None:
+    if device_type == "cuda":
+        namespace = torch.ops.pyg if library == "pyg_lib" else torch.ops.torch_scatter
+        if namespace.cuda_version() == -1:
+            return f"{library} was built without CUDA"
     return None
 
 

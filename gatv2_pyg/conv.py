@@ -23,7 +23,10 @@ from gatv2_pyg.graph.adjacency import Neighbours, as_int64
 from gatv2_pyg.kernels.contract import Inputs
 from gatv2_pyg.ops.dropout import draw_seed, dropout_scale
 from gatv2_pyg.ops.reference import accumulation_dtype
-from gatv2_pyg.passing import choose_backend
+from gatv2_pyg.passing import choose_backend, tell_observer
+
+PYG_LAYER = torch_geometric.nn.GATv2Conv
+"""PyG's class, whatever its name stands for later."""
 
 OWN_STATE = {"backend": "auto", "_warned_of_missing_edge_attr": False}
 """What an instance has beyond one of PyG's class, with its defaults."""
@@ -150,6 +153,7 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         if edge_attr is None and self.edge_dim is not None and not is_sparse(edge_index):
             self._warn_of_missing_edge_attr()
         backend = choose_backend(self, GATv2Conv, x_l)
+        tell_observer(self, backend)
         # What is wrong with the edges is found before anything is computed.
         graph = neighbours.graph() if backend.name != "reference" else None
         if graph is None:

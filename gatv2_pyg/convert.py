@@ -8,11 +8,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-import torch_geometric.nn
 from torch.nn.utils import parametrize
 from torch_geometric.nn import MessagePassing
 
-from gatv2_pyg.conv import OWN_STATE, GATv2Conv
+from gatv2_pyg.conv import OWN_STATE, PYG_LAYER, GATv2Conv
 
 __all__ = ["to_pyg", "use_gatv2"]
 
@@ -49,9 +48,7 @@ def use_gatv2(model: Model, backend: str = "auto") -> Model:
     Warns:
         UserWarning: if the model has no layer of either class.
     """
-    return _swap(
-        model, torch_geometric.nn.GATv2Conv, GATv2Conv, lambda: GATv2Conv(1, 1, backend=backend)
-    )
+    return _swap(model, PYG_LAYER, GATv2Conv, lambda: GATv2Conv(1, 1, backend=backend))
 
 
 def to_pyg(model: Model) -> Model:
@@ -72,12 +69,7 @@ def to_pyg(model: Model) -> Model:
     Warns:
         UserWarning: if the model has no layer of either class.
     """
-    return _swap(
-        model,
-        GATv2Conv,
-        torch_geometric.nn.GATv2Conv,
-        lambda: torch_geometric.nn.GATv2Conv(1, 1),
-    )
+    return _swap(model, GATv2Conv, PYG_LAYER, lambda: PYG_LAYER(1, 1))
 
 
 def _swap(
@@ -97,7 +89,7 @@ def _swap(
         if layer is old:
             _change_class(module, old, new, template)
             _logger.info("swapped %r: %s -> %s", name, old.__module__, new.__module__)
-        elif layer is not new and isinstance(module, torch_geometric.nn.GATv2Conv):
+        elif layer is not new and isinstance(module, PYG_LAYER):
             _logger.info("left %r alone: %s is a subclass", name, type(module).__qualname__)
         found = found or layer in (old, new)
     if not found:

@@ -20,7 +20,15 @@ from gatv2_pyg.backends import BACKENDS, refusal, select_backend
 from gatv2_pyg.kernels.contract import Inputs
 from gatv2_pyg.ops.operators import load_kernels
 
-_PACKAGES = ("gatv2_pyg", "torch", "torch_geometric", "torch_scatter", "triton", "numpy")
+_PACKAGES = (
+    "gatv2_pyg",
+    "torch",
+    "torch_geometric",
+    "torch_scatter",
+    "pyg_lib",
+    "triton",
+    "numpy",
+)
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _CHECKED = ("out", "alpha", *(f"grad {name}" for name in Inputs._fields))
 

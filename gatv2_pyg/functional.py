@@ -7,9 +7,10 @@ from torch import Tensor
 
 from gatv2_pyg.backends import Backend, requested_backend, select_backend
 from gatv2_pyg.graph import Graph
+from gatv2_pyg.inputs import check_not_distributed
 from gatv2_pyg.kernels.contract import Inputs, Options
 from gatv2_pyg.ops import direct, operators, reference, scatter
-from gatv2_pyg.ops.checks import check_dropout, check_inputs, check_slope
+from gatv2_pyg.ops.checks import check_dropout, check_inputs, check_seed, check_slope
 from gatv2_pyg.ops.dropout import draw_seed
 
 
@@ -25,6 +26,7 @@ def gatv2_attention(
     dropout: float = 0.0,
     training: bool = False,
     return_attention: bool = False,
+    seed: Tensor | int | None = None,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     r"""Multi-head GATv2 attention over the edges of a graph.
@@ -51,8 +53,11 @@ def gatv2_attention(
         edge_weight: ``[H * C, D]``, :math:`\mathbf{W}_{edge}` (PyG's ``lin_edge.weight``).
         negative_slope: the slope of LeakyReLU below zero.
         dropout: the probability that an attention coefficient is dropped in training.
-        training: whether dropout is applied.  Its seed comes from torch's default generator.
+        training: whether dropout is applied.
         return_attention: whether to return the coefficients too.
+        seed: what dropout is a function of, with edge id and head: an integer from 0 to 2**63 - 1,
+            or a 0-dimensional int64 tensor of one; drawn from torch's default generator if None.
+            Processes that share a graph (:meth:`Graph.rows`) pass the same.
         backend: see :func:`gatv2_pyg.use_backend`.
 
     Returns:
@@ -60,7 +65,7 @@ def gatv2_attention(
         the coefficients ``[graph.num_ids, H]`` after dropout, zero for removed self-loops.
 
     Raises:
-        TypeError: a tensor has the wrong dtype.
+        TypeError: a tensor has the wrong dtype, or is a DTensor.
         ValueError: a tensor has the wrong shape or device, or a number is out of its range.
         RuntimeError: the backend asked for by name can't be used.
     """
@@ -69,6 +74,8 @@ def gatv2_attention(
     if not isinstance(graph, Graph):
         raise TypeError(f"Expected 'graph' to be a gatv2_pyg.Graph, got {type(graph).__name__}")
     inputs = Inputs(x_src, x_dst, att, edge_attr, edge_weight)
+    for name, value in zip(Inputs._fields, inputs, strict=True):
+        check_not_distributed(name, value)
     check_inputs(inputs, graph.num_src, graph.num_dst, graph.num_ids)
     if graph.device != x_src.device:
         raise ValueError(
@@ -76,6 +83,8 @@ def gatv2_attention(
         )
     check_dropout(dropout)
     check_slope(negative_slope)
+    if seed is not None:
+        check_seed(seed)
     chosen = select_backend(requested_backend(backend), x_src.device, x_src.dtype, x_src.size(2))
     out, alpha = attend(
         chosen,
@@ -85,6 +94,7 @@ def gatv2_attention(
         dropout=dropout if training else 0.0,
         return_attention=return_attention,
         dtype=x_src.dtype,
+        seed=seed,
     )
     return out if alpha is None else (out, alpha)
 
@@ -98,19 +108,26 @@ def attend(
     dropout: float,
     return_attention: bool,
     dtype: torch.dtype,
+    seed: Tensor | int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """:func:`gatv2_attention` on a chosen backend, for arguments that are known to be right.
 
     Args:
         dropout: 0 outside training.
         dtype: that of the result: the dtype of ``x_src``, or a wider one.
+        seed: that of the dropout; drawn if None.
     """
     acc = reference.accumulation_dtype(inputs.x_src.dtype)
     weight = inputs.edge_weight
     inputs = inputs._replace(
         att=inputs.att.to(acc), edge_weight=None if weight is None else weight.to(acc)
     )
-    seed = draw_seed(inputs.x_src.device) if dropout > 0 else 0
+    if dropout == 0:
+        seed = 0
+    elif seed is None:
+        seed = draw_seed(inputs.x_src.device)
+    elif not isinstance(seed, Tensor):
+        seed = torch.tensor(seed, device="cpu")
     options = Options(float(negative_slope), float(dropout), seed)
     if backend.kernels is not None:
         edges = graph.edges(with_sources=torch.is_grad_enabled() and inputs.x_src.requires_grad)

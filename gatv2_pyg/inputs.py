@@ -38,6 +38,7 @@ def check(layer, x, edge_index: Adj, edge_attr: Tensor | None) -> Arguments:
         NotImplementedError: edge features come with an adjacency that can't take them.
     """
     check_dropout(layer.dropout)
+    check_not_distributed("att", layer.att)
     x_src, x_dst = check_features(x, layer.lin_l, layer.lin_r)
     if layer.res is not None:
         check_feature_size("x", x_dst, layer.res)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -47,6 +48,24 @@ def choose_backend(layer: MessagePassing, base: type, x: Tensor) -> Backend:
     if name not in ("auto", "reference"):
         raise RuntimeError(f"backend={name!r} can't be used: {reason}")
     return Backend("reference", f"message passing: {reason}")
+
+
+_observer: Callable[[MessagePassing, Backend], object] | None = None
+
+
+def observe_calls(observer: Callable[[MessagePassing, Backend], object] | None) -> None:
+    """Lets ``observer(layer, backend)`` know of every call of a layer, in any thread; None ends it.
+
+    Calls in code that ``torch.compile`` or ``torch.export`` traces are not told.
+    """
+    global _observer
+    _observer = observer
+
+
+def tell_observer(layer: MessagePassing, backend: Backend) -> None:
+    """Tells the observer, if there is one, that ``layer`` takes ``backend`` for a call."""
+    if _observer is not None and not torch.compiler.is_compiling():
+        _observer(layer, backend)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

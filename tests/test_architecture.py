@@ -12,8 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "gatv2_pyg"
 
 ROOMS = [
-    {"__init__"},
-    {"env", "convert", "attention"},
+    {"__init__", "__main__"},
+    {"env", "convert", "attention", "zero_edit"},
     {"conv", "diagnostics"},
     {"functional", "passing"},
     {"backends", "inputs"},

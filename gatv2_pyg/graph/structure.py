@@ -32,6 +32,8 @@ class Graph:
     _num_src: int
     _num_dst: int
     _num_ids: int
+    _num_sized: int
+    """Edges that the ranges of destinations are sized by."""
     _complete: bool | None
 
     def __init__(self) -> None:
@@ -46,7 +48,7 @@ class Graph:
         graph._by_src = None
         graph._num_src = num_src
         graph._num_dst = num_dst
-        graph._num_ids = num_ids
+        graph._num_ids = graph._num_sized = num_ids
         graph._complete = complete
         return graph
 
@@ -150,6 +152,50 @@ class Graph:
                 require_sound("by_dst", rows, Extent(num_dst, num_src, num_ids, num_src))
         return cls._of(rows, num_src, num_dst, num_ids, complete=True)
 
+    def rows(self, start: int, stop: int) -> Graph:
+        """The edges that point to the destinations ``start`` to ``stop - 1``, under their ids here.
+
+        What one of several processes needs for its rows of the output.  Sources, and the number of
+        ids, are those of this graph: edge features have a row for every id, returned coefficients
+        too (zero for edges that are not here), and dropout with the same seed drops what it drops
+        in the whole graph.
+
+        Args:
+            start: the first destination, which becomes destination 0.
+            stop: the destination after the last one.
+
+        Raises:
+            TypeError: a bound is not an integer.
+            ValueError: not ``0 <= start <= stop <= num_dst``, or the graph is being traced.
+        """
+        for name, value in (("start", start), ("stop", stop)):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"Expected '{name}' to be an integer, got {value!r}")
+        if not 0 <= start <= stop <= self.num_dst:
+            raise ValueError(
+                f"Expected 0 <= start <= stop <= {self.num_dst}, the number of destinations, got "
+                f"start={start}, stop={stop}"
+            )
+        whole = self._by_dst
+        if values_unknown(whole.idx):
+            raise ValueError("Expected rows of a graph to be taken outside of what is traced")
+        with reading_values():
+            ptr = whole.ptr[start : stop + 1]
+            first, end = int(ptr[0]), int(ptr[-1])
+            ptr, idx = ptr - first, whole.idx[first:end].clone()
+            if whole.edge.numel() > 0:
+                edge = whole.edge[first:end].clone()
+            else:
+                edge = torch.arange(first, end, dtype=ptr.dtype, device=ptr.device)
+            tables = (table[table[:, 0] >= 0] for table in grouping.cut_rows(ptr, end - first))
+            rows = Rows(ptr, idx, edge, *tables)
+            num_dst = stop - start
+            require_sound("by_dst", rows, Extent(num_dst, self.num_src, self.num_ids, self.num_src))
+        complete = end - first == self.num_ids
+        graph = self._of(rows, self.num_src, num_dst, self.num_ids, complete)
+        graph._num_sized = end - first
+        return graph
+
     @staticmethod
     def _csc_rows(ptr: Tensor, idx: Tensor, eid: Tensor | None, dtype: torch.dtype) -> Rows:
         ptr, idx = ptr.to(dtype, copy=True).contiguous(), idx.to(dtype, copy=True).contiguous()
@@ -199,10 +245,10 @@ class Graph:
     def _group_by_src(self) -> Rows:
         ptr, idx = self._by_dst.ptr, self._by_dst.idx
         if values_unknown(idx):
-            *rows, _ = operators.group_by_src(ptr, idx, self.num_src, self.num_ids)
+            *rows, _ = operators.group_by_src(ptr, idx, self.num_src, self._num_sized)
             return Rows(*rows)
         with reading_values():
-            *rows, facts = operators.group_sources(ptr, idx, self.num_src, self.num_ids)
+            *rows, facts = operators.group_sources(ptr, idx, self.num_src, self._num_sized)
             by_src = operators.trim(Rows(*rows), operators.Facts(*facts.tolist()))
             extent = Extent(by_src.ptr.numel() - 1, self.num_dst, idx.numel(), self.num_src)
             mark_sound(by_src, extent, Ends(ptr, idx))

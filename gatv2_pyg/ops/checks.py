@@ -18,6 +18,22 @@ def check_dropout(dropout: float) -> None:
         raise ValueError(f"Expected 'dropout' to be between 0 and 1, got {dropout}")
 
 
+def check_seed(seed: Tensor | int) -> None:
+    """Raises TypeError or ValueError unless ``seed`` is one of a dropout mask."""
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64 or seed.dim() != 0:
+            raise TypeError(
+                "Expected 'seed' to be an integer or a 0-dimensional int64 Tensor, got "
+                f"{seed.dtype} of shape {list(seed.shape)}"
+            )
+    elif not isinstance(seed, int) or isinstance(seed, bool):
+        raise TypeError(
+            f"Expected 'seed' to be an integer or a 0-dimensional int64 Tensor, got {seed!r}"
+        )
+    elif not 0 <= seed < 2**63:
+        raise ValueError(f"Expected 'seed' to lie in [0, 2**63), got {seed}")
+
+
 def check_slope(negative_slope: float) -> None:
     """Raises TypeError unless ``negative_slope`` is a number."""
     _check_number("negative_slope", negative_slope)

@@ -1,6 +1,13 @@
-"""GATv2 attention by the CSR segment operations of ``torch_scatter``; autograd gives gradients."""
+"""GATv2 attention by CSR segment operations; autograd gives gradients.
+
+They are those of ``torch_scatter``, or where that is missing those of pyg-lib, which has them under
+the same names.
+"""
 
 from __future__ import annotations
+
+import importlib
+from typing import Any
 
 import torch.nn.functional as F
 
@@ -8,6 +15,30 @@ from gatv2_pyg.kernels.contract import Edges, Inputs, Options, Outputs
 from gatv2_pyg.ops import reference
 from gatv2_pyg.ops.dropout import dropout_scale
 from gatv2_pyg.ops.reference import accumulation_dtype, without_autocast
+
+OPERATIONS = ("segment_csr", "gather_csr")
+
+
+def load_operations(library: str) -> Any:
+    """What holds the :data:`OPERATIONS` of ``"torch_scatter"`` or ``"pyg_lib"``.
+
+    Raises:
+        ImportError: the library is missing, or a version of pyg-lib without them.
+        OSError: its compiled part can't be loaded.
+    """
+    found = importlib.import_module(library)
+    if library == "pyg_lib":
+        found = found.ops
+        if not all(hasattr(found, name) for name in OPERATIONS):
+            raise ImportError(f"this version has no {' and '.join(OPERATIONS)}")
+    return found
+
+
+def _operations() -> Any:
+    try:
+        return load_operations("torch_scatter")
+    except (ImportError, OSError):
+        return load_operations("pyg_lib")
 
 
 def forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bool) -> Outputs:
@@ -18,8 +49,8 @@ def forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bo
 
 
 def _forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bool) -> Outputs:
-    from torch_scatter import gather_csr, segment_csr
-
+    operations = _operations()
+    segment_csr, gather_csr = operations.segment_csr, operations.gather_csr
     acc = accumulation_dtype(inputs.x_src.dtype)
     ptr = edges.by_dst.ptr.long()
     num_edges = int(ptr[-1])

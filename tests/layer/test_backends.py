@@ -17,7 +17,7 @@ def test_auto_falls_to_the_next_backend_and_says_why(monkeypatch, scatter):
     monkeypatch.setattr(backends, "_unavailable", lambda name: None)
     monkeypatch.setattr(backends, "_triton_refusal", lambda *_: "the GPU is too old")
     monkeypatch.setattr(backends, "_missing", lambda name: missing)
-    monkeypatch.setattr(backends, "_without_cuda", lambda kind: None)
+    monkeypatch.setattr(backends, "_without_cuda", lambda library, kind: None)
     device = torch.device("cuda")
     chosen = backends.select_backend("auto", device, torch.float32)
     assert chosen.name == ("scatter" if scatter else "reference")

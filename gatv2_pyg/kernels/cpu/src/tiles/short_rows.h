@@ -13,6 +13,7 @@ GATV2_BEGIN
 template <class A, int HS>
 struct EdgeLanes {
   typedef A V __attribute__((vector_size(sizeof(A) * HS)));
+  typedef typename Simd<A>::Int I __attribute__((vector_size(sizeof(A) * HS)));
   static GATV2_INLINE V load(const A* p) {
     V v;
     memcpy(&v, p, sizeof v);
@@ -35,9 +36,7 @@ class ShortRows {
 
   // (3): s -> s - max, the largest of each row in max[row].
   void subtract_max(A* s, A* max) const {
-    by_stride([&](auto hs) GATV2_LAMBDA_INLINE {
-      scan(hs, s, max, [](auto a, auto b) GATV2_LAMBDA_INLINE { return b > a ? b : a; });
-    });
+    by_stride([&](auto hs) GATV2_LAMBDA_INLINE { find_max(hs, s, max); });
     subtract(s, max);
   }
   // s -> s - of_rows[row]
@@ -60,9 +59,7 @@ class ShortRows {
   }
   // sum[row] = the sum of p over the row.
   void add_up(const A* p, A* sum) const {
-    by_stride([&](auto hs) GATV2_LAMBDA_INLINE {
-      scan(hs, p, sum, [](auto a, auto b) GATV2_LAMBDA_INLINE { return a + b; });
-    });
+    by_stride([&](auto hs) GATV2_LAMBDA_INLINE { find_sum(hs, p, sum); });
   }
   // (5), (6) from p = exp(s - lse) and da = keep d: p -> alpha = p / sum of p, da -> ds = alpha (da
   // - D), where D = sum of alpha da. By (5) the ds of a row add up to 0; what they add up to is the
@@ -70,18 +67,17 @@ class ShortRows {
   void differentiate(A* p, A* da, const A* inverse_sum, A* of_edges, A* of_rows) const {
     by_stride([&](auto hs) GATV2_LAMBDA_INLINE {
       using L = EdgeLanes<A, decltype(hs)::value>;
-      auto add = [](auto a, auto b) GATV2_LAMBDA_INLINE { return a + b; };
       each_edge(hs, [&](int64_t edge, int64_t row) GATV2_LAMBDA_INLINE {
         const auto alpha = L::load(p + edge) * L::load(inverse_sum + row);
         L::store(p + edge, alpha);
         L::store(of_edges + edge, alpha * L::load(da + edge));
       });
-      scan(hs, of_edges, of_rows, add);
+      find_sum(hs, of_edges, of_rows);
       each_edge(hs, [&](int64_t edge, int64_t row) GATV2_LAMBDA_INLINE {
         const auto D = L::load(of_rows + row);
         L::store(da + edge, L::load(p + edge) * (L::load(da + edge) - D));
       });
-      scan(hs, da, of_rows, add);
+      find_sum(hs, da, of_rows);
       each_edge(hs, [&](int64_t edge, int64_t row) GATV2_LAMBDA_INLINE {
         const auto residual = L::load(of_rows + row);
         L::store(da + edge, L::load(da + edge) - L::load(p + edge) * residual);
@@ -107,53 +103,73 @@ class ShortRows {
       for (int e = 0; e < tile_.n; ++e)
         f((int64_t)e * stride_ + block, (int64_t)tile_.row_of[e] * stride_ + block);
   }
-  // of_rows[row] = op over the row's edges. Rows without edges get any number.
-  template <int HS, class Op>
-  GATV2_INLINE void scan(Int<HS> hs, const A* from, A* of_rows, const Op& op) const {
+  // of_rows[row] = the sum over the row's edges, in their order: it does not depend on what other
+  // rows share the tile. Rows without edges get any number.
+  template <int HS>
+  GATV2_INLINE void find_sum(Int<HS>, const A* from, A* of_rows) const {
     using L = EdgeLanes<A, HS>;
     for (int block = 0; block < stride_; block += HS) {
-      if constexpr (HS < W)
-        scan_vectors(hs, from, op);
-      else
-        scan_edges(hs, from + block, op);
-      for (int r = 0; r < tile_.num_rows; ++r)
-        L::store(of_rows + (int64_t)r * stride_ + block,
-                 L::load(running_ + max_of(0, tile_.begin[r + 1] - 1) * HS));
+      typename L::V sum{};
+      typename L::I row = typename L::I{} - 1;
+      for (int e = 0; e < tile_.n; ++e) {
+        const auto row_here = typename L::I{} + tile_.row_of[e];
+        sum = (typename L::V)((typename L::I)sum & (row_here == row)) +
+              L::load(from + (int64_t)e * stride_ + block);
+        L::store(running_ + e * HS, sum);
+        row = row_here;
+      }
+      take_last<HS>(of_rows + block);
     }
   }
-  // running[edge] = op over the edges of its row up to it.
-  template <class Op>
-  GATV2_INLINE void scan_edges(Int<W>, const A* from, const Op& op) const {
-    V so_far = load(from);
-    for (int e = 0; e < tile_.n; ++e) {
-      const V x = load(from + (int64_t)e * stride_);
-      const bool follows = e > 0 && tile_.row_of[e] == tile_.row_of[e - 1];
-      so_far = follows ? op(so_far, x) : x;
-      store(running_ + e * W, so_far);
+  // Likewise the largest, which no order changes: whole vectors at once.
+  template <int HS>
+  GATV2_INLINE void find_max(Int<HS>, const A* from, A* of_rows) const {
+    for (int block = 0; block < stride_; block += HS) {
+      if constexpr (HS < W) {
+        constexpr int edges = W / HS;
+        V before{};
+        I row_before = I{} - 1;
+        for (int e = 0; e < tile_.n; e += edges) {
+          V x = load(from + (int64_t)e * HS);
+          I rows;
+          memcpy(&rows, tile_.row_of + e, sizeof rows);
+          rows = repeat_each<HS>(rows, LaneNumbers<A>());
+          max_over_lanes<HS>(x, rows);
+          x = rows == row_before ? larger(before, x) : x;
+          store(running_ + (int64_t)e * HS, x);
+          before = repeat_last<HS>(x, LaneNumbers<A>());
+          row_before = repeat_last<HS>(rows, LaneNumbers<A>());
+        }
+      } else {
+        V so_far{};
+        I row = I{} - 1;
+        for (int e = 0; e < tile_.n; ++e) {
+          const I row_here = I{} + tile_.row_of[e];
+          const V x = load(from + (int64_t)e * stride_ + block);
+          so_far = row_here == row ? larger(so_far, x) : x;
+          store(running_ + e * W, so_far);
+          row = row_here;
+        }
+      }
+      take_last<HS>(of_rows + block);
     }
   }
-  template <int HS, class Op>
-  GATV2_INLINE void scan_vectors(Int<HS>, const A* from, const Op& op) const {
-    constexpr int edges = W / HS;
-    V before{};
-    I row_before = I{} - 1;
-    for (int e = 0; e < tile_.n; e += edges) {
-      V x = load(from + (int64_t)e * HS);
-      I rows;
-      memcpy(&rows, tile_.row_of + e, sizeof rows);
-      rows = repeat_each<HS>(rows, LaneNumbers<A>());
-      scan_lanes<HS>(x, rows, op);
-      x = rows == row_before ? op(before, x) : x;
-      store(running_ + (int64_t)e * HS, x);
-      before = repeat_last<HS>(x, LaneNumbers<A>());
-      row_before = repeat_last<HS>(rows, LaneNumbers<A>());
-    }
-  }
-  template <int shift, class Op>
-  static GATV2_INLINE void scan_lanes(V& x, I rows, const Op& op) {
+  // The first where the second is NaN.
+  static GATV2_INLINE V larger(V a, V b) { return b > a ? b : a; }
+  // Lane by lane the largest of the lanes of the same head and row up to it.
+  template <int shift>
+  static GATV2_INLINE void max_over_lanes(V& x, I rows) {
     const V earlier = shift_lanes<shift>(x, x, LaneNumbers<A>());
-    x = shift_lanes<shift>(I{} - 1, rows, LaneNumbers<A>()) == rows ? op(earlier, x) : x;
-    if constexpr (2 * shift < W) scan_lanes<2 * shift>(x, rows, op);
+    x = shift_lanes<shift>(I{} - 1, rows, LaneNumbers<A>()) == rows ? larger(earlier, x) : x;
+    if constexpr (2 * shift < W) max_over_lanes<2 * shift>(x, rows);
+  }
+  // What `running_` holds at the last edge of each row.
+  template <int HS>
+  GATV2_INLINE void take_last(A* of_rows) const {
+    using L = EdgeLanes<A, HS>;
+    for (int r = 0; r < tile_.num_rows; ++r)
+      L::store(of_rows + (int64_t)r * stride_,
+               L::load(running_ + max_of(0, tile_.begin[r + 1] - 1) * HS));
   }
 
   const int stride_;
