@@ -50,7 +50,8 @@ fuzz:
 microbench: $(VENV)/.base
 	$(BIN)/python -m tests.native.microbench $(ARGS)
 
-# torch comes first and alone: what is installed after it takes the version that is there.
+# torch comes first and alone: what is installed after it takes the version that is there. The extras
+# are those of the project as it is installed by then: the C++ is built once.
 $(VENV)/.base: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --upgrade pip
@@ -59,14 +60,14 @@ $(VENV)/.base: constraints.txt pyproject.toml
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.base
-	$(INSTALL) --editable ".[bench]"
+	$(INSTALL) "gatv2_pyg[bench]"
 	touch $@
 
 # torch_scatter's build needs the torch that is installed, so it is not isolated.
 $(VENV)/.test: $(VENV)/.bench
 	$(INSTALL) setuptools wheel ninja
 	$(INSTALL) --no-build-isolation torch_scatter
-	$(INSTALL) --editable ".[bench,test,examples]"
+	$(INSTALL) "gatv2_pyg[bench,test,examples]"
 	touch $@
 
 $(VENV)/.sparse: $(VENV)/.test
@@ -74,15 +75,15 @@ $(VENV)/.sparse: $(VENV)/.test
 	touch $@
 
 $(VENV)/.examples: $(VENV)/.base
-	$(INSTALL) --editable ".[examples]"
+	$(INSTALL) "gatv2_pyg[examples]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(INSTALL) --editable ".[dev]"
+	$(INSTALL) "gatv2_pyg[dev]"
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.base
-	$(INSTALL) --editable ".[docs]"
+	$(INSTALL) "gatv2_pyg[docs]"
 	touch $@
 
 clean:
