@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from gatv2_pyg.kernels.contract import (
     Edges,
@@ -39,6 +40,7 @@ def _plain_keys() -> frozenset[int]:
 
 
 _PLAIN = _plain_keys()
+_TYPES = (Tensor, Parameter)
 
 
 def unwrapped() -> bool:
@@ -53,8 +55,11 @@ def unwrapped() -> bool:
 
 
 def are_plain(values: Iterable[Tensor | None]) -> bool:
-    """Whether the tensors there are lie in memory of their own on the CPU."""
-    return all(value is None or _dispatch_keys(value) in _PLAIN for value in values)
+    """Whether the tensors there are lie in memory of their own on the CPU, none of a subclass."""
+    return all(
+        value is None or (type(value) in _TYPES and _dispatch_keys(value) in _PLAIN)
+        for value in values
+    )
 
 
 def fits(inputs: Inputs, edges: Edges) -> bool:

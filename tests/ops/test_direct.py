@@ -175,3 +175,13 @@ def test_a_parameter_of_another_shape_is_refused(replaced):
     layer.att = torch.nn.Parameter(torch.ones(1, *replaced))
     with pytest.raises(ValueError, match=r"^Expected 'att' to have the shape"):
         layer(torch.randn(30, 4), torch.randint(30, (2, 9)))
+
+
+class Named(torch.Tensor):
+    pass
+
+
+def test_a_subclass_comes_out_as_it_went_in(taken):
+    x_src, x_dst, att = tensors()
+    assert isinstance(attention(x_src.as_subclass(Named), x_dst, att), Named)
+    assert taken == {"forward": 0, "backward": 0, "operators": 1, "their backward": 0}
