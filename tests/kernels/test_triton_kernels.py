@@ -123,16 +123,6 @@ def test_sums_over_ranges_of_destinations_are_not_rounded():
 
 
 @runs
-def test_sums_over_groups_of_heads_are_not_rounded(monkeypatch):
-    from gatv2_pyg.kernels.triton import launch
-
-    monkeypatch.setattr(launch, "budget", tiles.DEVICE)
-    case = Case(6, 256, num_src=3, num_dst=3, num_edges=9, edge_dim=8)
-    assert tiles.tile_of(6, 256, 3, 9).head_groups == 6
-    assert once_rounded("grad edge_attr", case) < 1.1
-
-
-@runs
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_element_is_written(dtype, monkeypatch):
     """With memory that holds NaN before."""

@@ -212,8 +212,16 @@ ATTENTION = {
     ),
     "shape of att": ({"att": torch.randn(4, 2)}, ValueError, r"'att'.*\[2, 4\].*\[4, 2\]"),
     "integer att": ({"att": torch.ones(2, 4).long()}, TypeError, r"'att'.*int64"),
-    "edge_attr alone": ({"edge_attr": torch.randn(E, D)}, ValueError, r"'edge_weight'.*None"),
-    "edge_weight alone": ({"edge_weight": torch.randn(8, D)}, ValueError, r"'edge_attr'.*None"),
+    "edge_attr alone": (
+        {"edge_attr": torch.randn(E, D)},
+        ValueError,
+        r"^Expected 'edge_weight' to be given with 'edge_attr', got None",
+    ),
+    "edge_weight alone": (
+        {"edge_weight": torch.randn(8, D)},
+        ValueError,
+        r"^Expected 'edge_attr' to be given with 'edge_weight', got None",
+    ),
     "rows of edge_attr": (
         {"edge_attr": torch.randn(E + 1, D), "edge_weight": torch.randn(8, D)},
         ValueError,
