@@ -55,9 +55,7 @@ def _made_index(spec: dict[str, Any]):
     if form == "EdgeIndex":
         return EdgeIndex(plain)
     if form in ("CSR", "COO"):
-        values = torch.ones(plain.size(1))
-        adj = torch.sparse_coo_tensor(plain.flip(0), values, (num_dst, num_src)).coalesce()
-        return adj.to_sparse_csr() if form == "CSR" else adj
+        return _made_matrix(plain, form, (num_dst, num_src))
     value = plain.to(getattr(torch, spec["dtype"]))
     if form == "strided":
         return value.t().contiguous().t()
@@ -68,6 +66,21 @@ def _made_index(spec: dict[str, Any]):
     if form == "meta":
         return value.to("meta")
     return value.tolist() if form == "list" else value
+
+
+def _made_matrix(plain: torch.Tensor, form: str, size: tuple[int, int]) -> torch.Tensor:
+    """A sparse matrix; torch's own conversions of one with bad indices write beyond its memory."""
+    values = torch.ones(plain.size(1))
+    src, dst = plain
+    bad = bool(((plain < 0) | (plain >= torch.tensor(size[::-1]).view(2, 1))).any())
+    if not bad:
+        adj = torch.sparse_coo_tensor(plain.flip(0), values, size).coalesce()
+        return adj.to_sparse_csr() if form == "CSR" else adj
+    if form == "COO":
+        return torch.sparse_coo_tensor(plain.flip(0), values, size, is_coalesced=True)
+    counts = torch.bincount(dst.clamp(0, max(size[0] - 1, 0)), minlength=size[0])
+    crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return torch.sparse_csr_tensor(crow, src[dst.argsort(stable=True)], values, size)
 
 
 def _refused(error: Exception) -> str:
@@ -88,7 +101,9 @@ def _layer(call: dict[str, Any]) -> str:
         edge_index = _made_index(call["edge_index"])
     except Exception as error:
         return f"refused: by torch or PyG before the layer, {type(error).__name__}"
-    theirs = _attempt(torch_geometric.nn.GATv2Conv, options, call, edge_index)
+    # PyG's gradients are wrong where its scatter gets indices of fewer bits.
+    given = edge_index.long() if _is_narrow(edge_index) else edge_index
+    theirs = _attempt(torch_geometric.nn.GATv2Conv, options, call, given)
     ours = _attempt(gatv2_pyg.GATv2Conv, options | {"backend": call["backend"]}, call, edge_index)
     if isinstance(ours, Exception):
         if isinstance(theirs, Exception):
@@ -99,8 +114,20 @@ def _layer(call: dict[str, Any]) -> str:
         return text if _narrower(text) else f"refused what PyG's layer takes: {text}"
     if isinstance(theirs, Exception):
         return "right"
+    if _is_narrow(edge_index):
+        theirs = [_with_indices_like(value, edge_index) for value in theirs]
     found = agree(theirs, ours, _tolerance(call["dtype"]))
     return "right" if found is True else f"wrong: {found}"
+
+
+def _is_narrow(edge_index: Any) -> bool:
+    narrow = (torch.int32, torch.int16, torch.int8, torch.uint8)
+    return type(edge_index) is torch.Tensor and edge_index.dtype in narrow
+
+
+def _with_indices_like(value: Any, edge_index: torch.Tensor) -> Any:
+    integers = isinstance(value, torch.Tensor) and value.dtype == torch.int64
+    return value.to(edge_index.dtype) if integers else value
 
 
 def _narrower(text: str) -> bool:
