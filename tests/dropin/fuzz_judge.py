@@ -115,7 +115,7 @@ def _layer(call: dict[str, Any]) -> str:
     if isinstance(theirs, Exception):
         return "right"
     if _is_narrow(edge_index):
-        theirs = [_with_indices_like(value, edge_index) for value in theirs]
+        ours = [_with_wide_indices(value) for value in ours]
     found = agree(theirs, ours, _tolerance(call["dtype"]))
     return "right" if found is True else f"wrong: {found}"
 
@@ -125,9 +125,9 @@ def _is_narrow(edge_index: Any) -> bool:
     return type(edge_index) is torch.Tensor and edge_index.dtype in narrow
 
 
-def _with_indices_like(value: Any, edge_index: torch.Tensor) -> Any:
-    integers = isinstance(value, torch.Tensor) and value.dtype == torch.int64
-    return value.to(edge_index.dtype) if integers else value
+def _with_wide_indices(value: Any) -> Any:
+    floats = not isinstance(value, torch.Tensor) or value.is_floating_point()
+    return value if floats else value.long()
 
 
 def _narrower(text: str) -> bool:
