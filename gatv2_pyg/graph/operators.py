@@ -5,7 +5,8 @@ On CPU the compiled kernels sort in O(E); without them, and on CUDA, torch's sta
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from gatv2_pyg.graph import grouping
 from gatv2_pyg.graph.cache import cached
 from gatv2_pyg.graph.tracing import reading_values
 from gatv2_pyg.kernels.contract import Rows
-from gatv2_pyg.kernels.validity import Ends, Extent, mark_sound, require_sound
+from gatv2_pyg.kernels.validity import PIECE, Ends, Extent, mark_sound, require_sound
 
 _RESULT = "(Tensor ptr, Tensor idx, Tensor edge, Tensor pieces, Tensor cuts, Tensor facts)"
 _lib = torch.library.Library("gatv2_pyg", "FRAGMENT")
@@ -75,30 +76,83 @@ def group_edges(
     """
     check_edge_index(edge_index)
     check_counts(num_src, num_dst)
-    row, col = edge_index.unbind(0)
-    src, dst = (row, col) if sources_first else (col, row)
-    num_ids = src.numel() + (min(num_src, num_dst) if add_self_loops else 0)
+    num_ids = _count_ids(edge_index, num_src, num_dst, add_self_loops)
     compiled = kernels.cpu_kernels() if edge_index.device.type == "cpu" else None
-    dtype = torch.int64 if wide else torch.int32
     if compiled is None:
+        src, dst = _ends(edge_index, sources_first)
         _check_ends(src, dst, num_src, num_dst)
         by_dst = grouping.group_by_dst(src, dst, num_src, num_dst, add_self_loops)
+        dtype = torch.int64 if wide else torch.int32
         ptr, idx, edge = (part.to(dtype) for part in by_dst)
         identity = (edge == torch.arange(num_ids, device=edge.device)).all()
         rows = Rows(ptr, idx, edge, *grouping.cut_rows(ptr, num_ids))
     else:
-        ptr, idx, edge, seen = compiled.group_by_dst(
-            src, dst, num_src, num_dst, add_self_loops, dtype
+        ptr, idx, edge, seen = _sorted(
+            compiled, edge_index, num_src, num_dst, add_self_loops, sources_first, wide
         )
-        if seen.bad is not None:
-            end, position, value = seen.bad
-            name, size = ("source", num_src) if end == "src" else ("destination", num_dst)
-            raise grouping.out_of_range(name, size, position, value)
         _clear_from(seen.num_edges, idx, edge)
         identity = torch.tensor(seen.identity, device="cpu")
         rows = Rows(ptr, idx, edge, *compiled.piece_tables(ptr, num_ids))
     mark_sound(rows, Extent(num_dst, num_src, num_ids, num_src))
     return *rows, _facts(rows, identity)
+
+
+def trimmed_edges(*arguments: Any) -> tuple[Rows, int]:
+    """The rows of :func:`group_edges`, trimmed, and the number of edges, for the same arguments."""
+    edge_index, num_src, num_dst, add_self_loops, _, _ = arguments
+    compiled = kernels.cpu_kernels() if edge_index.device.type == "cpu" else None
+    if compiled is None:
+        *parts, found = group_edges(*arguments)
+        facts = Facts(*found.tolist())
+        rows, num_edges = trim(Rows(*parts), facts), facts.num_edges
+    else:
+        ptr, idx, edge, seen = _sorted(compiled, *arguments)
+        num_edges = seen.num_edges
+        edge = edge.new_empty(0) if seen.identity else edge[:num_edges]
+        tables = _trimmed_tables(compiled, ptr, idx.numel(), seen.max_degree)
+        rows = Rows(ptr, idx[:num_edges], edge, *tables)
+    num_ids = _count_ids(edge_index, num_src, num_dst, add_self_loops)
+    mark_sound(rows, Extent(num_dst, num_src, num_ids, num_src))
+    return rows, num_edges
+
+
+def _count_ids(edge_index: Tensor, num_src: int, num_dst: int, add_self_loops: bool) -> int:
+    return edge_index.size(1) + (min(num_src, num_dst) if add_self_loops else 0)
+
+
+def _ends(edge_index: Tensor, sources_first: bool) -> tuple[Tensor, Tensor]:
+    row, col = edge_index.unbind(0)
+    return (row, col) if sources_first else (col, row)
+
+
+def _sorted(
+    compiled: ModuleType,
+    edge_index: Tensor,
+    num_src: int,
+    num_dst: int,
+    add_self_loops: bool,
+    sources_first: bool,
+    wide: bool,
+) -> tuple[Any, ...]:
+    """The compiled counting sort; raises EdgeIndexError for an index that is no node."""
+    src, dst = _ends(edge_index, sources_first)
+    dtype = torch.int64 if wide else torch.int32
+    *found, seen = compiled.group_by_dst(src, dst, num_src, num_dst, add_self_loops, dtype)
+    if seen.bad is not None:
+        end, position, value = seen.bad
+        name, size = ("source", num_src) if end == "src" else ("destination", num_dst)
+        raise grouping.out_of_range(name, size, position, value)
+    return *found, seen
+
+
+def _trimmed_tables(
+    compiled: ModuleType, ptr: Tensor, num_positions: int, max_degree: int
+) -> tuple[Tensor, Tensor]:
+    """The used entries of the tables of long rows."""
+    if max_degree <= PIECE:
+        return ptr.new_empty((0, 3)), ptr.new_empty((0, 3))
+    pieces, cuts = compiled.piece_tables(ptr, num_positions)
+    return pieces[pieces[:, 0] >= 0], cuts[cuts[:, 0] >= 0]
 
 
 def _check_ends(src: Tensor, dst: Tensor, num_src: int, num_dst: int) -> None:
@@ -133,6 +187,23 @@ def group_sources(ptr: Tensor, idx: Tensor, num_src: int, num_ids: int) -> tuple
     rows = Rows(*by_src, *tables)
     mark_sound(rows, Extent(blocks * num_src, num_dst, idx.numel(), num_src), Ends(ptr, idx))
     return *rows, _facts(rows, torch.tensor(False, device=ptr.device))
+
+
+def trimmed_sources(ptr: Tensor, idx: Tensor, num_src: int, num_ids: int) -> Rows:
+    """The rows of :func:`group_sources`, trimmed, for the same arguments."""
+    compiled = kernels.cpu_kernels() if ptr.device.type == "cpu" else None
+    if compiled is None:
+        *parts, found = group_sources(ptr, idx, num_src, num_ids)
+        rows = trim(Rows(*parts), Facts(*found.tolist()))
+    else:
+        blocks = _source_blocks(ptr, num_src, num_ids)
+        *by_src, max_degree = compiled.transpose(ptr, idx, num_src, blocks)
+        num_edges = int(ptr[-1])
+        tables = _trimmed_tables(compiled, by_src[0], idx.numel(), max_degree)
+        rows = Rows(by_src[0], by_src[1][:num_edges], by_src[2][:num_edges], *tables)
+    num_rows, num_dst = rows.ptr.numel() - 1, ptr.numel() - 1
+    mark_sound(rows, Extent(num_rows, num_dst, idx.numel(), num_src), Ends(ptr, idx))
+    return rows
 
 
 def _source_blocks(ptr: Tensor, num_src: int, num_ids: int) -> int:

@@ -100,11 +100,8 @@ class Graph:
                 row, col = edge_index.unbind(0)
                 grouping.check_range("source", row if sources_first else col, num_src)
                 grouping.check_range("destination", col if sources_first else row, num_dst)
-            *rows, found = operators.group_edges(*arguments)
-            facts = operators.Facts(*found.tolist())
-            by_dst = operators.trim(Rows(*rows), facts)
-            mark_sound(by_dst, Extent(num_dst, num_src, num_ids, num_src))
-        return cls._of(by_dst, num_src, num_dst, num_ids, complete=facts.num_edges == num_ids)
+            by_dst, num_edges = operators.trimmed_edges(*arguments)
+        return cls._of(by_dst, num_src, num_dst, num_ids, complete=num_edges == num_ids)
 
     @classmethod
     def from_csc(cls, ptr: Tensor, idx: Tensor, num_src: int, eid: Tensor | None = None) -> Graph:
