@@ -227,7 +227,9 @@ def _function(call: dict[str, Any]) -> str:
         graph = Graph.from_edge_index(edge_index, **call["graph"])
     except Exception as error:
         return _refused(error)
-    src, dst = call["edge_index"]["src"], call["edge_index"]["dst"]
+    # Numbers are what their dtype makes of them.
+    spec = call["edge_index"]
+    src, dst = (spec["src"], spec["dst"]) if edge_index.is_meta else edge_index.tolist()
     edges = [(s, d, at) for at, (s, d) in enumerate(zip(src, dst, strict=True))]
     if call["graph"]["add_self_loops"]:
         nodes = min(call["graph"]["num_src"], call["graph"]["num_dst"])
