@@ -20,6 +20,17 @@ struct EdgeLanes {
     return v;
   }
   static GATV2_INLINE void store(A* p, V v) { memcpy(p, &v, sizeof v); }
+  // v where the two are the same, else 0.
+  static GATV2_INLINE V if_same(I a, I b, V v) { return (V)((I)v & (a == b)); }
+};
+// Compilers keep vectors of one lane in memory.
+template <class A>
+struct EdgeLanes<A, 1> {
+  typedef A V;
+  typedef typename Simd<A>::Int I;
+  static GATV2_INLINE V load(const A* p) { return *p; }
+  static GATV2_INLINE void store(A* p, V v) { *p = v; }
+  static GATV2_INLINE V if_same(I a, I b, V v) { return a == b ? v : (A)0; }
 };
 
 template <class T>
@@ -34,7 +45,7 @@ class ShortRows {
   ShortRows(const ScoreLayout<A>& layout, const Tile<T>& tile, A* memory)
       : stride_(layout.stride), tile_(tile), running_(memory) {}
 
-  // (3): s -> s - max, the largest of each row in max[row].
+  // (2): s -> s - max, the largest of each row in max[row].
   void subtract_max(A* s, A* max) const {
     by_stride([&](auto hs) GATV2_LAMBDA_INLINE { find_max(hs, s, max); });
     subtract(s, max);
@@ -113,8 +124,7 @@ class ShortRows {
       typename L::I row = typename L::I{} - 1;
       for (int e = 0; e < tile_.n; ++e) {
         const auto row_here = typename L::I{} + tile_.row_of[e];
-        sum = (typename L::V)((typename L::I)sum & (row_here == row)) +
-              L::load(from + (int64_t)e * stride_ + block);
+        sum = L::if_same(row_here, row, sum) + L::load(from + (int64_t)e * stride_ + block);
         L::store(running_ + e * HS, sum);
         row = row_here;
       }
