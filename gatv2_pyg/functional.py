@@ -132,7 +132,7 @@ def attend(
     if backend.kernels is not None:
         edges = graph.edges(with_sources=torch.is_grad_enabled() and inputs.x_src.requires_grad)
         call = inputs, edges, options, return_attention, dtype == acc
-        if backend.kernels == "cpu" and direct.fits(inputs, edges):
+        if backend.kernels == "cpu" and direct.fits(inputs, edges, graph.num_src):
             out, alpha = direct.attention(*call)
         else:
             out, alpha = operators.attention(*call, kernels=backend.kernels)

@@ -9,7 +9,7 @@ from gatv2_pyg.graph import grouping, operators
 from gatv2_pyg.graph.grouping import EdgeIndexError
 from gatv2_pyg.graph.tracing import reading_values, values_unknown
 from gatv2_pyg.kernels.contract import Edges, Rows
-from gatv2_pyg.kernels.validity import Ends, Extent, mark_sound, require_sound
+from gatv2_pyg.kernels.validity import Extent, require_sound
 
 __all__ = ["EdgeIndexError", "Graph", "Rows"]
 
@@ -245,11 +245,7 @@ class Graph:
             *rows, _ = operators.group_by_src(ptr, idx, self.num_src, self._num_sized)
             return Rows(*rows)
         with reading_values():
-            *rows, facts = operators.group_sources(ptr, idx, self.num_src, self._num_sized)
-            by_src = operators.trim(Rows(*rows), operators.Facts(*facts.tolist()))
-            extent = Extent(by_src.ptr.numel() - 1, self.num_dst, idx.numel(), self.num_src)
-            mark_sound(by_src, extent, Ends(ptr, idx))
-        return by_src
+            return operators.trimmed_sources(ptr, idx, self.num_src, self._num_sized)
 
     def edges(self, with_sources: bool) -> Edges:
         """The grouped edges as the kernels take them, by source too if ``with_sources``."""

@@ -62,20 +62,22 @@ def are_plain(values: Iterable[Tensor | None]) -> bool:
     )
 
 
-def fits(inputs: Inputs, edges: Edges) -> bool:
+def fits(inputs: Inputs, edges: Edges, num_src: int) -> bool:
     """Whether a call may take the short way; the operators tell what is wrong otherwise.
 
     Args:
         inputs: tensors, not known to fit each other.
         edges: those of a :class:`gatv2_pyg.Graph`.
+        num_src: its number of source nodes.
     """
     x_src, x_dst, att, edge_attr, edge_weight = inputs
     if not unwrapped() or not are_plain(inputs) or x_src.dim() != 3:
         return False
     dtype = x_src.dtype
-    _, heads, channels = x_src.shape
+    rows, heads, channels = x_src.shape
     if not (
-        x_dst.dtype == dtype
+        rows == num_src
+        and x_dst.dtype == dtype
         and x_dst.shape == (edges.by_dst.ptr.numel() - 1, heads, channels)
         and att.dtype == accumulation_dtype(dtype)
         and att.shape == (heads, channels)

@@ -185,3 +185,27 @@ def test_a_subclass_comes_out_as_it_went_in(taken):
     x_src, x_dst, att = tensors()
     assert isinstance(attention(x_src.as_subclass(Named), x_dst, att), Named)
     assert taken == {"forward": 0, "backward": 0, "operators": 1, "their backward": 0}
+
+
+class Rows(torch.nn.Module):
+    """A linear map that gives another number of rows than it got."""
+
+    def __init__(self, lin, count):
+        super().__init__()
+        self.lin, self.count = lin, count
+
+    @property
+    def weight(self):
+        return self.lin.weight
+
+    def forward(self, x):
+        return self.lin(x)[: self.count]
+
+
+@pytest.mark.parametrize("which", ["lin_l", "lin_r"])
+def test_maps_that_drop_rows_are_refused(which):
+    """The kernels would read beyond the tensor's end."""
+    layer = GATv2Conv(4, 5, heads=2, share_weights=False)
+    setattr(layer, which, Rows(getattr(layer, which), 3))
+    with pytest.raises(ValueError, match=r"^Expected '"):
+        layer(torch.randn(30, 4), torch.randint(30, (2, 90)))
