@@ -198,10 +198,11 @@ def test_rows_beyond_four_gibibytes(dtype):
     inputs = Inputs(x_src, small.x_dst, small.att, None, None)
     edges, options = Edges(moved, None, small.num_ids), Options(0.2, 0.0, 0)
     outputs = cpu.forward(inputs, edges, options, False)
-    assert torch.equal(outputs.out, want["out"])
+    # How short rows are taken depends on the size of x_src, and with it the last bits.
+    torch.testing.assert_close(outputs.out, want["out"])
     needs = Needs(False, True, True, False, False)
     grads = cpu.backward(OutputGrads(small.grad_out, None), inputs, outputs, edges, options, needs)
-    assert torch.equal(grads.x_dst, want["grad x_dst"])
+    torch.testing.assert_close(grads.x_dst, want["grad x_dst"])
 
     # The same for rows of destinations, gathered by source.
     x_dst, out, grad_out = (untouched(far, channels) for _ in range(3))

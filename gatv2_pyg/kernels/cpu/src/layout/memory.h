@@ -11,8 +11,10 @@
 GATV2_BEGIN
 
 constexpr size_t kAlignment = 128;
-constexpr int64_t kPastCaches = (int64_t)8
-                                << 20;  // results of so many bytes are stored past the caches
+// Results of so many bytes are stored past the caches.
+constexpr int64_t kPastCaches = (int64_t)8 << 20;
+// Rows of so many bytes stay in a core's second cache while they are gathered.
+constexpr int64_t kInCaches = (int64_t)2 << 20;
 
 // Aligned, uninitialised memory. `get` is null when the allocation failed.
 class Buffer {

@@ -152,11 +152,12 @@ class Items {
   int64_t ranges_, groups_;
 };
 
-// Calls short_rows(begin, end) for consecutive rows that have at most `batch` edges together,
-// whole_row(row, begin, end) for rows with more, and piece(its number, piece), for what an item
-// holds.
+// Calls short_rows(begin, end) for consecutive rows of at most `longest` edges each and kBatch
+// together, whole_row(row, begin, end) for rows with more, and piece(its number, piece), for what
+// an item holds. Where a pass takes rows of up to kBatch edges together, it takes one so too that
+// has no neighbour; else that goes as a whole row.
 template <class ShortRows, class Row, class Piece>
-void for_each_part(const Rows& rows, const Items& items, int64_t item, int64_t batch,
+void for_each_part(const Rows& rows, const Items& items, int64_t item, int64_t longest,
                    const ShortRows& short_rows, const Row& whole_row, const Piece& piece) {
   int64_t begin, end;
   if (items.is_pieces(item, begin, end)) {
@@ -166,14 +167,15 @@ void for_each_part(const Rows& rows, const Items& items, int64_t item, int64_t b
   int64_t cut = rows.cut_from(begin);
   int64_t from = begin < end ? rows.ptr[begin] : 0;
   int64_t first = begin, first_edge = from;  // of the batch
+  auto end_batch = [&](int64_t row, int64_t edge) {
+    if (row > first) short_rows(first, row);
+    first = row;
+    first_edge = edge;
+  };
   for (int64_t row = begin; row < end; ++row) {
     const int64_t to = rows.ptr[row + 1];
-    const bool is_short = to - from <= batch;
-    if (first < row && (!is_short || to - first_edge > batch || row - first == kBatch)) {
-      short_rows(first, row);
-      first = row;
-      first_edge = from;
-    }
+    const bool is_short = to - from <= longest;
+    if (!is_short || to - first_edge > kBatch || row - first == kBatch) end_batch(row, from);
     if (!is_short) {
       if (rows.is_cut(cut, row))
         ++cut;
@@ -184,7 +186,7 @@ void for_each_part(const Rows& rows, const Items& items, int64_t item, int64_t b
     }
     from = to;
   }
-  if (first < end) short_rows(first, end);
+  end_batch(end, from);
 }
 
 // The slots of a tile: n edges, and those a micro-kernel may read past them, which repeat the last.

@@ -48,7 +48,7 @@ class ByDestination {
       if (edges_.edge_gradients())
         w.staged.begin(d_edge_attr_, d_edge_weight_ ? sum + c_.plan.padded_row : nullptr);
       for_each_part(
-          rows, items, item, c_.batch(),
+          rows, items, item, edges_.short_row(),
           [&](int64_t first, int64_t last) { short_rows(w, first, last, records, sum); },
           [&](int64_t row, int64_t begin, int64_t end) {
             whole_row(w, row, begin, end, records, sum);

@@ -60,7 +60,7 @@ class BySource {
       Worker<T>& w = workers[thread];
       w.tile.next_begin = -1;
       for_each_part(
-          rows, items, item, c_.batch(),
+          rows, items, item, kBatch,
           [&](int64_t first_row, int64_t last) {
             read_records(w, rows, first_row, last, records);
             const RowsOut<U> out{packed(first_row), c_.plan.row, !first, past_caches};

@@ -34,6 +34,8 @@ class DestinationEdges {
   const T* grad_base() const { return grad_out_ ? grad_out_ : zeros_.template get<T>(); }
   int64_t grad_stride() const { return grad_out_ ? c_.plan.row : 0; }
   bool alpha_gradient() const { return grad_alpha_ != nullptr; }
+  // Rows alone are scored twice where edge gradients need the norm at once.
+  int64_t short_row() const { return edge_gradients() ? kBatch : c_.short_row(); }
   bool edge_gradients() const { return c_.args.d_edge_attr || c_.args.d_edge_weight; }
 
   // The row's vectors, and its lse and <g_i, out_i> in every lane.
@@ -60,7 +62,7 @@ class DestinationEdges {
     if (n == 0) return;
     read_own(c_, w.tile, x_dst_ + first * c_.plan.row, c_.plan.row, w.own, w.tile.own);
     read_own(c_, w.tile, grad_base() + first * grad_stride(), grad_stride(), w.grad, w.tile.grad);
-    score_tile<kByDestination>(c_, w, w.s, w.d);
+    score_tile<kByDestination, kShortRows>(c_, w, w.s, w.d);
     add_alpha_gradient(w, w.d, n);
     for (int r = 0; r < count; ++r)
       memcpy(w.row_max + r * stride, lse_ + (first + r) * heads, sizeof(A) * heads);
@@ -113,7 +115,7 @@ class DestinationEdges {
     for (int64_t p = begin; p < end; p += kTile) {
       const int n = (int)min_of((int64_t)kTile, end - p);
       read_tile(c_, w, rows_, p, n, p > begin, x_src_, false);
-      score_tile<kForward>(c_, w, w.s, w.d);
+      score_tile<kForward, kOneRow>(c_, w, w.s, w.d);
       weigh(w, w.s, n);
     }
   }
@@ -141,7 +143,7 @@ class DestinationEdges {
       w.tile.masks = records ? records->masks_at(p) : w.masks;
       w.tile.mask_row = Records<A>::mask_row(c_.plan);
       read_tile(c_, w, rows_, p, n, p > begin, x_src_, need_ids());
-      score_tile<kByDestination>(c_, w, s, d);
+      score_tile<kByDestination, kOneRow>(c_, w, s, d);
       add_alpha_gradient(w, d, n);
       weigh(w, s, n);
       if (c_.dropout.active) c_.dropout.fill(w.keep, n, c_.plan.heads, stride, w.ids);

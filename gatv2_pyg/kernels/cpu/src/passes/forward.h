@@ -40,7 +40,7 @@ class Forward {
       Worker<T>& w = workers[thread];
       w.tile.next_begin = -1;
       for_each_part(
-          rows_, items, item, c_.batch(),
+          rows_, items, item, c_.short_row(),
           [&](int64_t first, int64_t last) { short_rows(w, first, last); },
           [&](int64_t row, int64_t begin, int64_t end) {
             if (begin == end) return put_empty(row);
@@ -74,18 +74,19 @@ class Forward {
  private:
   // A row is copied once and gathered about num_edges / num_src times. Forward with against
   // without, on 1M edges to 20,000 nodes: 4x20 (5 vectors for 8) 0.64, 3x20 (5 for 6) 0.71, 8x12
-  // 0.74, but 8x16 (as many) 1.1; on 64,000 edges to 2,000 nodes, whose copies stay in the second
-  // cache, 8x16 0.65, 8x8 0.83, to 8,000 nodes all 1.05 to 1.6.
+  // 0.74, but 8x16 (as many) 1.1; to 50,000 nodes 3x20 1.12; on 64,000 edges to 2,000 nodes, whose
+  // copies stay in the second cache, 8x16 0.65, 8x8 0.83, to 8,000 nodes all 1.05 to 1.6; 3x20,
+  // 4x20 and 8x12 0.83 to 0.93 to 5,333 nodes, 0.95 to 1 to 6,400 nodes, and 1.05 to 1.11 to 8,000.
   static bool interleaving_pays(const Arguments& args) {
     if (args.heads < 2 || args.heads > W || args.edge_dim != 0 || args.negative_slope > 1)
       return false;
     const int heads = (int)args.heads, channels = (int)args.channels;
     const Plan<A> by_head(heads, channels, 1, false), copy(heads, channels, 1, true);
     const bool fewer = copy.padded_row < by_head.padded_row;
-    const bool cached = args.num_src * copy.padded_row * (int64_t)sizeof(T) <= (int64_t)2 << 20;
+    const bool cached = args.num_src * copy.padded_row * (int64_t)sizeof(T) <= kInCaches;
     const int64_t edges = Rows(args.by_dst, args.wide_index, args.num_dst).num_edges;
-    return edges > 0 &&
-           ((fewer && edges >= 16 * args.num_src) || (cached && edges >= 24 * args.num_src));
+    if (!fewer && !cached) return false;
+    return edges > 0 && edges >= args.num_src * (!cached ? 32 : fewer ? 10 : 24);
   }
   void interleave(T* to, int64_t threads) {
     const int64_t rows = c_.args.num_src, block = 256;
@@ -125,7 +126,7 @@ class Forward {
     const int n = w.tile.n, count = w.tile.num_rows;
     const ShortRows<T> rows(c_.scores, w.tile, w.running);
     if (n > 0) {
-      score_tile<kForward>(c_, w, w.s, w.d);
+      score_tile<kForward, kShortRows>(c_, w, w.s, w.d);
       rows.subtract_max(w.s, w.row_max);
       for (int k = 0; k < c_.scores.vectors(n); ++k) store(w.s + k * W, exp(load(w.s + k * W)));
       rows.add_up(w.s, w.row_sum);
@@ -173,7 +174,7 @@ class Forward {
     for (int64_t p = begin; p < end; p += kTile) {
       const int n = (int)min_of((int64_t)kTile, end - p);
       read_tile(c_, w, rows_, p, n, p > begin, gathered_, c_.dropout.active || alpha_);
-      score_tile<kForward>(c_, w, w.s, w.d);
+      score_tile<kForward, kOneRow>(c_, w, w.s, w.d);
       if (alpha_)
         for (int e = 0; e < n; ++e)
           memcpy(alpha_ + w.ids[e] * c_.plan.heads, w.s + e * c_.plan.head_stride,

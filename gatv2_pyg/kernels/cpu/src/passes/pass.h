@@ -54,8 +54,13 @@ struct Context {
   // Threads worth waking for so many edges.
   int64_t threads_for(int64_t edges) const { return edges * plan.row < 32768 ? 1 : threads; }
   Weights<A> weights() const { return {att, slope, plan.head_stride, plan.padded_row}; }
-  // The most edges of short rows that are taken at once.
-  int64_t batch() const { return plan.interleaved ? -1 : kBatch; }
+  // The longest row that is taken together with others by destination. Where rows come from memory
+  // short ones together hide it better; else a row alone is faster from one tile on, for its own
+  // vectors stay in registers.
+  int64_t short_row() const {
+    if (plan.interleaved) return -1;
+    return args.num_src * plan.row * (int64_t)sizeof(T) > kInCaches ? kBatch : kTile;
+  }
   // A packed row in padded form: itself where the two are the same, else copied to `memory`.
   const A* padded(A* memory, const T* row) const {
     if constexpr (sizeof(T) == sizeof(A))
@@ -256,10 +261,11 @@ GATV2_INLINE void read_own(const Context<T>& c, const Tile<T>& t, const T* from,
   c.prefetch_rows(from + t.num_rows * stride, stride ? t.num_rows : 0);
 }
 
-template <Direction D, class T>
+template <Direction D, TileRows R, class T>
 GATV2_INLINE void score_tile(const Context<T>& c, Worker<T>& w, Acc<T>* s, Acc<T>* d) {
-  c.each_segment([&](const MicroTable<T>* m, const Segment& seg)
-                     GATV2_LAMBDA_INLINE { m->score[D][c.edges()](w.tile, seg, w.common, s, d); });
+  c.each_segment([&](const MicroTable<T>* m, const Segment& seg) GATV2_LAMBDA_INLINE {
+    m->score[D][R][c.edges()](w.tile, seg, w.common, s, d);
+  });
 }
 
 GATV2_END

@@ -41,6 +41,12 @@ constexpr int kVectorBytes = 32;
 #else
 constexpr int kVectorBytes = 16;
 #endif
+// Thirty-two vectors and not sixteen: room for what a micro-kernel would else load again.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr bool kManyRegisters = true;
+#else
+constexpr bool kManyRegisters = false;
+#endif
 
 using float32 = float;
 using float64 = double;

@@ -83,7 +83,7 @@ template <class T, int HS, int N>
 const MicroTable<T>* interleaved_table() {
   using M = InterleavedMicro<T, HS, N>;
   static constexpr MicroTable<T> table = {
-      {{M::score}}, nullptr, M::accumulate_forward, {}, nullptr, nullptr, {}, nullptr, nullptr};
+      {{{M::score}}}, nullptr, M::accumulate_forward, {}, nullptr, nullptr, {}, nullptr, nullptr};
   return &table;
 }
 

@@ -1,6 +1,7 @@
-// The micro-kernels: one segment of up to eight vectors over a tile of edges of one row.
-// The row's own vectors and its sums stay in registers; sums over channels are kept as vectors and
-// a whole vector of them is reduced at once by a transpose.
+// The micro-kernels: one segment of up to eight vectors over a tile, the edges of one row or of
+// several short ones. A row's sums stay in registers, and in tiles of one row its own vectors too;
+// sums over channels are kept as vectors and a whole vector of them is reduced at once by a
+// transpose.
 #pragma once
 
 #include "layout/plan.h"
@@ -9,6 +10,7 @@
 GATV2_BEGIN
 
 enum Direction { kForward, kByDestination };  // the passes that need scores
+enum TileRows { kOneRow, kShortRows };        // the rows whose edges are a tile
 
 // The partial sums of (2) and of (4) for one edge and head.
 template <class V>
@@ -133,17 +135,25 @@ struct Micro {
     if (v * W * sizeof(T) % 64 == 0) prefetch(p + v * W);
   }
 
+  // Whether the row's own vectors are kept in registers while a tile of it is scored.
+  static constexpr bool keeps_row(TileRows rows) { return rows == kOneRow && kManyRegisters; }
+
   // An edge's rows, and the row of the edge to prefetch.
   struct Edges {
     const T *x, *next_x;
     const A *own, *grad;
   };
+  // The vectors of the segment that the edges of a tile share: grad by destination, own and grad in
+  // tiles of one row.
+  struct Shared {
+    V att[N], own[N], grad[N];
+  };
 
   // (2) and (4) of one edge and unit u of the segment, lanes not yet added up. The prefetches, here
   // of `ahead` and its unit, are spread over the work, for the processor tracks few misses at a
   // time.
-  template <Direction D, bool Edge>
-  static GATV2_INLINE Scores<V> terms(const Access& access, const V (&att)[N], V slope,
+  template <Direction D, bool Edge, TileRows R>
+  static GATV2_INLINE Scores<V> terms(const Access& access, const Shared& shared, V slope,
                                       const Edges& t, const A* projected, int u, const Edges& ahead,
                                       int ahead_u) {
     Scores<V> sum{};
@@ -153,12 +163,12 @@ struct Micro {
       const int line = ahead_u * CV + c;
       if (!kSpread || line % 2 == 0) prefetch_vector(ahead.next_x, line);
       const V xv = access.get(t.x, v);
-      V z = xv + load(t.own + v * W);
+      V z = xv + (keeps_row(R) ? shared.own[v] : load(t.own + v * W));
       if constexpr (Edge) z += load(projected + v * W);
       const V y = leaky(z, slope);
-      sum.s = c ? fma(y, att[v], sum.s) : y * att[v];
+      sum.s = c ? fma(y, shared.att[v], sum.s) : y * shared.att[v];
       if constexpr (D == kByDestination) {
-        const V g = load(t.grad + v * W);
+        const V g = keeps_row(R) ? shared.grad[v] : load(t.grad + v * W);
         sum.d = c ? fma(xv, g, sum.d) : xv * g;
       }
     }
@@ -166,24 +176,30 @@ struct Micro {
   }
 
   // (2) and (4) for a tile: s[e][h] = <att, LeakyReLU(z)>, d[e][h] = <g, x_src>.
-  template <Direction D, bool Edge>
+  template <Direction D, bool Edge, TileRows R>
   static void score(const Tile<T>& t, const Segment& seg, const Weights<A>& r, A* s, A* d) {
     const A* const projected = Edge ? t.projected + seg.padded : nullptr;
     const Access access(seg);
     const V slope = broadcast<V>(r.slope);
-    V att[N];
+    Shared shared;
     GATV2_UNROLL
-    for (int v = 0; v < N; ++v) att[v] = load(r.att + seg.padded + v * W);
+    for (int v = 0; v < N; ++v) {
+      shared.att[v] = load(r.att + seg.padded + v * W);
+      if constexpr (keeps_row(R)) {
+        shared.own[v] = load(t.own[0] + seg.padded + v * W);
+        if constexpr (D == kByDestination) shared.grad[v] = load(t.grad[0] + seg.padded + v * W);
+      }
+    }
     auto edges_at = [&](int e) GATV2_LAMBDA_INLINE {
       return Edges{one_address(t.rows[e] + seg.offset), one_address(t.next_rows[e] + seg.offset),
-                   one_address(t.own[e] + seg.padded),
-                   D == kForward ? nullptr : one_address(t.grad[e] + seg.padded)};
+                   keeps_row(R) ? nullptr : one_address(t.own[e] + seg.padded),
+                   keeps_row(R) || D == kForward ? nullptr : one_address(t.grad[e] + seg.padded)};
     };
     auto edge_terms = [&](const Edges& edges, int e, int u, const Edges& ahead,
                           int ahead_u) GATV2_LAMBDA_INLINE {
-      return terms<D, Edge>(access, att, slope, edges,
-                            Edge ? projected + (int64_t)e * r.padded_row : nullptr, u, ahead,
-                            ahead_u);
+      return terms<D, Edge, R>(access, shared, slope, edges,
+                               Edge ? projected + (int64_t)e * r.padded_row : nullptr, u, ahead,
+                               ahead_u);
     };
     // Up to L sums over channels at once, of L / U edges.
     constexpr bool inline_reduction = P > 1 || (HB >= 4 && !Edge);
@@ -423,11 +439,12 @@ struct Micro {
   }
 };
 
-// A segment's micro-kernels; [1] are those with edge features.
+// A segment's micro-kernels; of [2] the second are those with edge features.
 template <class T>
 struct MicroTable {
   using A = Acc<T>;
-  void (*score[2][2])(const Tile<T>&, const Segment&, const Weights<A>&, A* s, A* d);
+  // [Direction][TileRows]
+  void (*score[2][2][2])(const Tile<T>&, const Segment&, const Weights<A>&, A* s, A* d);
   void (*dot)(const A* x, const A* grad, const Segment&, A* d);
   void (*accumulate_forward)(const Tile<T>&, const Segment&, const Weights<A>&, const A* p,
                              const A* scale, A* acc);
@@ -448,9 +465,15 @@ template <class T, int HB, int CV, bool Ragged, int P = 1>
 const MicroTable<T>* micro_table() {
   using M = Micro<T, HB, CV, Ragged, P>;
   using A = Acc<T>;
+  // Where no row is kept in registers the two kinds of tiles take the same code.
+  constexpr TileRows one = kManyRegisters ? kOneRow : kShortRows, several = kShortRows;
   static constexpr MicroTable<T> table = {
-      {{M::template score<kForward, false>, M::template score<kForward, true>},
-       {M::template score<kByDestination, false>, M::template score<kByDestination, true>}},
+      {{{M::template score<kForward, false, one>, M::template score<kForward, true, one>},
+        {M::template score<kForward, false, several>, M::template score<kForward, true, several>}},
+       {{M::template score<kByDestination, false, one>,
+         M::template score<kByDestination, true, one>},
+        {M::template score<kByDestination, false, several>,
+         M::template score<kByDestination, true, several>}}},
       M::dot,
       M::accumulate_forward,
       {M::template accumulate_by_destination<false>, M::template accumulate_by_destination<true>},
