@@ -120,7 +120,7 @@ def attend(
     acc = reference.accumulation_dtype(inputs.x_src.dtype)
     weight = inputs.edge_weight
     inputs = inputs._replace(
-        att=inputs.att.to(acc), edge_weight=None if weight is None else weight.to(acc)
+        att=_cast(inputs.att, acc), edge_weight=None if weight is None else _cast(weight, acc)
     )
     if dropout == 0:
         seed = 0
@@ -135,10 +135,15 @@ def attend(
         if backend.kernels == "cpu" and direct.fits(inputs, edges, graph.num_src):
             out, alpha = direct.attention(*call)
         else:
+            graph.vouch()
             out, alpha = operators.attention(*call, kernels=backend.kernels)
     else:
         forward = scatter.forward if backend.name == "scatter" else reference.forward
         edges = graph.edges(with_sources=False)
         out, _, alpha = forward(inputs, edges, options, return_attention)
-    out = out.to(dtype)
-    return out, None if alpha is None else alpha.to(dtype)
+    return _cast(out, dtype), None if alpha is None else _cast(alpha, dtype)
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """``value.to(dtype)``, without a call of torch where there is nothing to do."""
+    return value if value.dtype == dtype else value.to(dtype)

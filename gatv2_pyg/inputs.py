@@ -113,6 +113,8 @@ def check_not_distributed(name: str, value) -> None:
 def autocasts(value: Tensor) -> bool:
     """Whether a linear map of the tensor would run in autocast's dtype."""
     kind = value.device.type
+    if kind == "cpu":
+        return torch.is_autocast_enabled("cpu")
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Hashable
 from typing import TypeVar
@@ -17,6 +18,8 @@ from gatv2_pyg.graph.tracing import reading_values, values_unknown
 Value = TypeVar("Value")
 
 _MAX_PER_TENSOR = 8
+_FEW_BYTES = 16 << 10
+"""Up to which the indices themselves are kept and compared, which takes less than a hash."""
 
 _lock = threading.Lock()
 _made: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -91,7 +94,12 @@ def _state(key: Tensor) -> Hashable | None:
 
 def _state_of_rows(indices: Tensor) -> Hashable | None:
     compiled = kernels.cpu_kernels()
-    return None if compiled is None else (indices.shape, compiled.hash_of_rows(indices))
+    if compiled is None:
+        return None
+    size = indices.numel() * indices.element_size()
+    if 0 < size <= _FEW_BYTES and indices.is_contiguous():
+        return indices.shape, indices.dtype, ctypes.string_at(indices.data_ptr(), size)
+    return indices.shape, compiled.hash_of_rows(indices)
 
 
 def _index_parts(indices: Tensor) -> list[Tensor] | None:

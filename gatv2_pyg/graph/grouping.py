@@ -24,7 +24,9 @@ class EdgeIndexError(IndexError, ValueError):
 
 def index_dtype(*sizes: int) -> torch.dtype:
     """int32 where every index and count is known to fit, else int64."""
-    fits = all(statically_known_true(size < 2**31) for size in sizes)
+    fits = all(
+        size < 2**31 if type(size) is int else statically_known_true(size < 2**31) for size in sizes
+    )
     return torch.int32 if fits else torch.int64
 
 

@@ -97,9 +97,16 @@ def group_edges(
     return *rows, _facts(rows, identity)
 
 
-def trimmed_edges(*arguments: Any) -> tuple[Rows, int]:
+def trimmed_edges(
+    edge_index: Tensor,
+    num_src: int,
+    num_dst: int,
+    add_self_loops: bool,
+    sources_first: bool,
+    wide: bool,
+) -> tuple[Rows, int]:
     """The rows of :func:`group_edges`, trimmed, and the number of edges, for the same arguments."""
-    edge_index, num_src, num_dst, add_self_loops, _, _ = arguments
+    arguments = (edge_index, num_src, num_dst, add_self_loops, sources_first, wide)
     compiled = kernels.cpu_kernels() if edge_index.device.type == "cpu" else None
     if compiled is None:
         *parts, found = group_edges(*arguments)
@@ -111,9 +118,14 @@ def trimmed_edges(*arguments: Any) -> tuple[Rows, int]:
         edge = edge.new_empty(0) if seen.identity else edge[:num_edges]
         tables = _trimmed_tables(compiled, ptr, idx.numel(), seen.max_degree)
         rows = Rows(ptr, idx[:num_edges], edge, *tables)
-    num_ids = _count_ids(edge_index, num_src, num_dst, add_self_loops)
-    mark_sound(rows, Extent(num_dst, num_src, num_ids, num_src))
     return rows, num_edges
+
+
+def smaller(one: int, other: int) -> int:
+    """The smaller of two numbers, which may be symbolic."""
+    if type(one) is int and type(other) is int:
+        return min(one, other)
+    return torch.sym_min(one, other)
 
 
 def _count_ids(edge_index: Tensor, num_src: int, num_dst: int, add_self_loops: bool) -> int:
@@ -150,7 +162,8 @@ def _trimmed_tables(
 ) -> tuple[Tensor, Tensor]:
     """The used entries of the tables of long rows."""
     if max_degree <= PIECE:
-        return ptr.new_empty((0, 3)), ptr.new_empty((0, 3))
+        none = ptr.new_empty((0, 3))
+        return none, none
     pieces, cuts = compiled.piece_tables(ptr, num_positions)
     return pieces[pieces[:, 0] >= 0], cuts[cuts[:, 0] >= 0]
 
@@ -201,8 +214,6 @@ def trimmed_sources(ptr: Tensor, idx: Tensor, num_src: int, num_ids: int) -> Row
         num_edges = int(ptr[-1])
         tables = _trimmed_tables(compiled, by_src[0], idx.numel(), max_degree)
         rows = Rows(by_src[0], by_src[1][:num_edges], by_src[2][:num_edges], *tables)
-    num_rows, num_dst = rows.ptr.numel() - 1, ptr.numel() - 1
-    mark_sound(rows, Extent(num_rows, num_dst, idx.numel(), num_src), Ends(ptr, idx))
     return rows
 
 
@@ -285,7 +296,7 @@ def _fake(like: Tensor, dtype: torch.dtype, num_rows, num_positions) -> tuple[Te
 def _group_by_dst_fake(edge_index, num_src, num_dst, add_self_loops, sources_first, wide):
     num_ids = edge_index.size(1)
     if add_self_loops:
-        num_ids = num_ids + torch.sym_min(num_src, num_dst)
+        num_ids = num_ids + smaller(num_src, num_dst)
     return _fake(edge_index, torch.int64 if wide else torch.int32, num_dst, num_ids)
 
 

@@ -9,7 +9,7 @@ from gatv2_pyg.graph import grouping, operators
 from gatv2_pyg.graph.grouping import EdgeIndexError
 from gatv2_pyg.graph.tracing import reading_values, values_unknown
 from gatv2_pyg.kernels.contract import Edges, Rows
-from gatv2_pyg.kernels.validity import Extent, require_sound
+from gatv2_pyg.kernels.validity import Ends, Extent, mark_sound, require_sound
 
 __all__ = ["EdgeIndexError", "Graph", "Rows"]
 
@@ -29,6 +29,8 @@ class Graph:
 
     _by_dst: Rows
     _by_src: Rows | None
+    _unmarked: bool = False
+    """Whether a grouping was made here that :mod:`gatv2_pyg.kernels.validity` knows nothing of."""
     _num_src: int
     _num_dst: int
     _num_ids: int
@@ -46,6 +48,7 @@ class Graph:
         graph = cls.__new__(cls)
         graph._by_dst = by_dst
         graph._by_src = None
+        graph._unmarked = True
         graph._num_src = num_src
         graph._num_dst = num_dst
         graph._num_ids = graph._num_sized = num_ids
@@ -89,7 +92,7 @@ class Graph:
         sources_first = flow == "source_to_target"
         num_ids = edge_index.size(1)
         if add_self_loops:
-            num_ids = num_ids + torch.sym_min(num_src, num_dst)
+            num_ids = num_ids + operators.smaller(num_src, num_dst)
         wide = grouping.index_dtype(num_src, num_dst, num_ids) == torch.int64
         arguments = (edge_index, num_src, num_dst, add_self_loops, sources_first, wide)
         if values_unknown(edge_index):
@@ -237,6 +240,7 @@ class Graph:
     def _sources(self) -> Rows:
         if self._by_src is None:
             self._by_src = self._group_by_src()
+            self._unmarked = True
         return self._by_src
 
     def _group_by_src(self) -> Rows:
@@ -250,6 +254,17 @@ class Graph:
     def edges(self, with_sources: bool) -> Edges:
         """The grouped edges as the kernels take them, by source too if ``with_sources``."""
         return Edges(self._by_dst, self._sources() if with_sources else None, self.num_ids)
+
+    def vouch(self) -> None:
+        """Notes for the operators that the groupings are sound: they were made here."""
+        by_dst, by_src = self._by_dst, self._by_src
+        if not self._unmarked or values_unknown(by_dst.idx):
+            return
+        mark_sound(by_dst, Extent(self.num_dst, self.num_src, self.num_ids, self.num_src))
+        if by_src is not None:
+            extent = Extent(by_src.ptr.numel() - 1, self.num_dst, by_dst.idx.numel(), self.num_src)
+            mark_sound(by_src, extent, Ends(by_dst.ptr, by_dst.idx))
+        self._unmarked = False
 
     @property
     def device(self) -> torch.device:

@@ -43,5 +43,9 @@ def reading_values() -> Iterator[None]:
     Within torch.func transforms its tensors would be wrapped, in inference mode they could not be
     saved for backward later.
     """
-    with torch._C._DisableFuncTorch(), torch.inference_mode(False), torch.no_grad():
-        yield
+    if torch.is_inference_mode_enabled() or torch._C._are_functorch_transforms_active():
+        with torch._C._DisableFuncTorch(), torch.inference_mode(False), torch.no_grad():
+            yield
+    else:
+        with torch.no_grad():
+            yield

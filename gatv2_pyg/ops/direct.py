@@ -56,10 +56,10 @@ def unwrapped() -> bool:
 
 def are_plain(values: Iterable[Tensor | None]) -> bool:
     """Whether the tensors there are lie in memory of their own on the CPU, none of a subclass."""
-    return all(
-        value is None or (type(value) in _TYPES and _dispatch_keys(value) in _PLAIN)
-        for value in values
-    )
+    for value in values:
+        if value is not None and (type(value) not in _TYPES or _dispatch_keys(value) not in _PLAIN):
+            return False
+    return True
 
 
 def fits(inputs: Inputs, edges: Edges, num_src: int) -> bool:
@@ -103,9 +103,8 @@ def attention(
         value is not None and value.requires_grad for value in inputs
     ):
         return _DirectAttention.apply(edges, options, return_attention, widen, *inputs)
-    with torch.no_grad():
-        outputs = _forward(inputs, edges, options, return_attention)
-        return _rounded(outputs.out, inputs, widen), outputs.alpha
+    outputs = _forward(inputs, edges, options, return_attention)
+    return _rounded(outputs.out, inputs, widen), outputs.alpha
 
 
 def _forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bool) -> Outputs:
@@ -114,7 +113,7 @@ def _forward(inputs: Inputs, edges: Edges, options: Options, return_attention: b
 
 
 def _rounded(out: Tensor, inputs: Inputs, widen: bool) -> Tensor:
-    return out if widen else out.to(inputs.x_src.dtype)
+    return out if widen or out.dtype == inputs.x_src.dtype else out.to(inputs.x_src.dtype)
 
 
 def _forms(values: Iterable[Tensor | None]) -> list[tuple | None]:

@@ -56,11 +56,9 @@ def forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bo
     """
     x_dst, att = inputs.x_dst, inputs.att
     outputs = Outputs(
-        out=torch.empty(x_dst.shape, dtype=att.dtype, device="cpu"),
-        lse=torch.empty(x_dst.shape[:2], dtype=att.dtype, device="cpu"),
-        alpha=torch.empty((edges.num_ids, att.size(0)), dtype=att.dtype, device="cpu")
-        if return_attention
-        else None,
+        out=att.new_empty(x_dst.shape),
+        lse=att.new_empty(x_dst.shape[:2]),
+        alpha=att.new_empty((edges.num_ids, att.size(0))) if return_attention else None,
     )
     args = _arguments(inputs, edges, options, outputs)
     lib = library()
@@ -101,7 +99,7 @@ def backward(
 def _grad_of(value: Tensor | None, needed: bool) -> Tensor | None:
     if value is None or not needed:
         return None
-    return torch.empty(value.shape, dtype=value.dtype, device="cpu")
+    return value.new_empty(value.shape)
 
 
 def _address(value: Tensor | None) -> int | None:
