@@ -13,6 +13,7 @@ from torch_geometric.nn.dense.linear import Linear
 
 from gatv2_pyg.backends import Backend, requested_backend, select_backend
 from gatv2_pyg.inputs import autocasts
+from gatv2_pyg.ops.checks import holds_slope
 
 _STEPS = (
     "message",
@@ -97,6 +98,8 @@ def why_message_passing(layer: MessagePassing, base: type) -> str | None:
         return "a hook is registered on 'aggr_module'"
     if layer.decomposed_layers > 1:
         return f"there are {layer.decomposed_layers} decomposed layers"
+    if not holds_slope(layer.negative_slope):
+        return f"'negative_slope' is {layer.negative_slope}, which float32 does not hold"
     edge = layer.lin_edge
     if edge is not None and (type(edge) is not Linear or edge.bias is not None or _hooked(edge)):
         return "'lin_edge' is not a plain linear map"

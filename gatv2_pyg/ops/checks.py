@@ -34,9 +34,21 @@ def check_seed(seed: Tensor | int) -> None:
         raise ValueError(f"Expected 'seed' to lie in [0, 2**63), got {seed}")
 
 
+_LARGEST_SLOPE = torch.finfo(torch.float32).max
+
+
 def check_slope(negative_slope: float) -> None:
-    """Raises TypeError unless ``negative_slope`` is a number."""
+    """Raises TypeError unless ``negative_slope`` is a number, ValueError unless float32 holds it."""
     _check_number("negative_slope", negative_slope)
+    if not isinstance(negative_slope, torch.SymFloat) and not holds_slope(negative_slope):
+        raise ValueError(
+            f"Expected 'negative_slope' to be finite in float32, got {negative_slope!r}"
+        )
+
+
+def holds_slope(negative_slope: float) -> bool:
+    """Whether a slope times 0 is 0 in the accumulation dtype, as lanes without a channel need it."""
+    return abs(negative_slope) <= _LARGEST_SLOPE
 
 
 def _check_number(name: str, value: float) -> None:

@@ -14,8 +14,11 @@ from gatv2_pyg import GATv2Conv, kernels, set_graph_cache
 from gatv2_pyg.graph import cache, operators
 
 
-@pytest.fixture(autouse=True)
-def empty():
+@pytest.fixture(autouse=True, params=["values", "hash"])
+def empty(request, monkeypatch):
+    """An empty cache that confirms what it finds by the indices themselves, or by their hash."""
+    if request.param == "hash":
+        monkeypatch.setattr(cache, "_FEW_BYTES", 0)
     set_graph_cache(False)
     set_graph_cache(True)
     yield

@@ -236,6 +236,12 @@ ATTENTION = {
     "dropout of NaN": ({"dropout": float("nan")}, ValueError, r"^Expected 'dropout'.*nan"),
     "dropout by truth": ({"dropout": True}, TypeError, r"^Expected 'dropout'.*number.*True"),
     "slope": ({"negative_slope": "0.2"}, TypeError, r"^Expected 'negative_slope'.*number.*'0.2'"),
+    "slope of NaN": (
+        {"negative_slope": float("nan")},
+        ValueError,
+        r"^Expected 'negative_slope'.*nan",
+    ),
+    "slope beyond float32": ({"negative_slope": -1e39}, ValueError, r"'negative_slope'.*-1e\+39"),
     "backend": ({"backend": "fast"}, ValueError, r"'backend'.*'fast'"),
 }
 

@@ -143,6 +143,28 @@ def test_decomposed_layers_are_respected():
         assert f"there are {count} decomposed layers" in backend.reason
 
 
+@pytest.mark.parametrize("slope", [float("nan"), float("inf"), -float("inf")])
+def test_slopes_that_no_lane_may_be_multiplied_by(slope):
+    """A row ends in lanes without a channel, whose 0 times the slope must be 0."""
+    x, edge_index = torch.rand(9, 3), torch.randint(9, (2, 30))
+    layer, other = (
+        cls(3, 5, heads=2, negative_slope=slope, bias=False) for cls in (GATv2Conv, PyGGATv2Conv)
+    )
+    for parameter in (*layer.parameters(), *other.parameters()):
+        parameter.data.abs_()  # no score is below 0
+    other.load_state_dict(layer.state_dict())
+    out = layer(x, edge_index)
+    assert out.isfinite().all()
+    torch.testing.assert_close(out, other(x, edge_index))
+    assert "negative_slope" in layer.backend_for(x, edge_index).reason
+
+
+def test_the_largest_slopes_stay_fused():
+    x, edge_index = torch.rand(9, 3), torch.randint(9, (2, 30))
+    layer = GATv2Conv(3, 5, negative_slope=torch.finfo(torch.float32).max)
+    assert layer.backend_for(x, edge_index).name == "fused"
+
+
 def test_hooks_on_lin_edge_fire():
     x, index, attr = problem()
     conv = GATv2Conv(5, 4, edge_dim=3)
