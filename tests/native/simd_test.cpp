@@ -329,6 +329,16 @@ void test_runs() {
     if constexpr (S >= 2) test_interleaved_runs<A, S, 2>();
     if constexpr (S >= 4) test_interleaved_runs<A, S, 4>();
     for (int used = 1; used <= S; ++used) {
+      unsigned bits = (1u << used) - 1;
+      for (int k = S; k < W; k *= 2) bits |= bits << k;
+      for (int from = 0; from < W; ++from) {
+        for (int k = 0; k < W; ++k) got[k] = -1;
+        store_elements(got, bits, load(a), from);
+        for (int k = 0, next = from; k < W; ++k) {
+          const A want = k % S < used ? a[next++ % W] : (A)-1;
+          EXPECT(got[k] == want, "%d elements of %d from %d, lane %d", used, S, from, k);
+        }
+      }
       const HeadLanes lanes(S, used);
       store(got, expand(load(a), lanes));
       int next = 0;

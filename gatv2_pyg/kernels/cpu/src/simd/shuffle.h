@@ -87,6 +87,13 @@ GATV2_INLINE V repeat_each(V a, Sequence<I...>) {
 }
 template <int run, class A>
 GATV2_INLINE typename Simd<A>::V spread_runs(const A* p) {
+#if defined(__AVX512F__)
+  // Loads that repeat what they read take no shuffle.
+  if constexpr (run == 8 && sizeof(A) == 4)
+    return (VF)_mm512_mask_broadcastss_ps(_mm512_set1_ps(p[0]), 0xFF00, _mm_load_ss(p + 1));
+  if constexpr (run == 4 && sizeof(A) == 8)
+    return (VD)_mm512_mask_broadcastsd_pd(_mm512_set1_pd(p[0]), 0xF0, _mm_load_sd(p + 1));
+#endif
   return repeat_each<run>(load(p), LaneNumbers<A>());
 }
 

@@ -453,6 +453,31 @@ GATV2_INLINE void store(T* p, VecOf<T> v, LanesInUse n) {
 }
 #endif
 
+// Lanes `from`, from + 1, ... of v (past the last the first again), in order, to the elements of p
+// whose bits are set.
+#if defined(__AVX512F__)
+constexpr bool kMasksAccess = true;  // an instruction may leave elements out
+GATV2_INLINE void store_elements(float* p, unsigned bits, VF v, int from) {
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512 x = _mm512_maskz_permutexvar_ps(
+      0xFFFF, _mm512_add_epi32(lanes, _mm512_set1_epi32(from)), (__m512)v);
+  _mm512_mask_storeu_ps(p, (__mmask16)bits, _mm512_maskz_expand_ps((__mmask16)bits, x));
+}
+GATV2_INLINE void store_elements(double* p, unsigned bits, VD v, int from) {
+  const __m512i lanes = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m512d x = _mm512_maskz_permutexvar_pd(
+      0xFF, _mm512_add_epi64(lanes, _mm512_set1_epi64(from)), (__m512d)v);
+  _mm512_mask_storeu_pd(p, (__mmask8)bits, _mm512_maskz_expand_pd((__mmask8)bits, x));
+}
+#else
+constexpr bool kMasksAccess = false;
+template <class A>
+GATV2_INLINE void store_elements(A* p, unsigned bits, typename Simd<A>::V v, int from) {
+  for (int i = 0; bits >> i; ++i)
+    if (bits >> i & 1) p[i] = v[from++ % Simd<A>::W];
+}
+#endif
+
 // The first lanes of v in order to the lanes in use, 0 to the others; and back.
 #if defined(__AVX512F__)
 GATV2_INLINE VF expand(VF v, const HeadLanes& h) {

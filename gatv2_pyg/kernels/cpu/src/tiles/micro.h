@@ -73,10 +73,15 @@ GATV2_NOINLINE void scatter_scores(A* row, typename Simd<A>::V v, int edges, int
 }
 template <class A, int L, int HB>
 GATV2_INLINE void put_scores(A* to, typename Simd<A>::V v, int e, const Segment& s, int stride) {
-  if (HB == stride && !s.continues)
-    store(to + e * stride, v);
-  else
-    scatter_scores(to + e * stride + s.head, v, L / HB, HB, stride, s.continues);
+  constexpr int W = Simd<A>::W;
+  if (HB == stride && !s.continues) return store(to + e * stride, v);
+  if (!kMasksAccess || stride > W || s.continues)
+    return scatter_scores(to + e * stride + s.head, v, L / HB, HB, stride, s.continues);
+  // A vector of scores holds W / stride edges; those past the last are scratch.
+  unsigned bits = ((1u << HB) - 1) << s.head;
+  for (int k = stride; k < W; k *= 2) bits |= bits << k;
+  for (int k = 0; k < L / HB; k += W / stride)
+    store_elements(to + (e + k) * stride, bits, v, k * HB);
 }
 
 // A segment of HB heads: of CV vectors each, or P to a vector of W / P lanes each (then CV is 1).
@@ -202,7 +207,8 @@ struct Micro {
                                ahead_u);
     };
     // Up to L sums over channels at once, of L / U edges.
-    constexpr bool inline_reduction = P > 1 || (HB >= 4 && !Edge);
+    constexpr bool inline_reduction =
+        P > 1 || (!Edge && (HB >= 4 || (kManyRegisters && N > 1 && N <= 4)));
     auto group = [&](auto count, int e0) GATV2_LAMBDA_INLINE {
       constexpr int L = decltype(count)::value;
       V rs, rd;
