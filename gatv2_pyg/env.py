@@ -18,6 +18,7 @@ import torch
 from gatv2_pyg import selfcheck
 from gatv2_pyg.backends import BACKENDS, refusal, select_backend
 from gatv2_pyg.kernels.contract import Inputs
+from gatv2_pyg.ops.checks import DTYPES
 from gatv2_pyg.ops.operators import load_kernels
 
 _PACKAGES = (
@@ -29,7 +30,6 @@ _PACKAGES = (
     "triton",
     "numpy",
 )
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _CHECKED = ("out", "alpha", *(f"grad {name}" for name in Inputs._fields))
 
 
@@ -67,7 +67,7 @@ def auto(device: str) -> list[dict]:
     with warnings.catch_warnings():
         # It repeats what the report says.
         warnings.filterwarnings("ignore", "gatv2_pyg runs without", RuntimeWarning)
-        for dtype in _DTYPES:
+        for dtype in DTYPES:
             chosen = select_backend("auto", torch.device(device), dtype)
             reason = chosen.reason.replace(str(dtype), "this dtype")
             groups.setdefault((chosen.name, reason), []).append(_short(dtype))
@@ -85,7 +85,7 @@ def check(device: str) -> list[dict]:
         if name == "triton" and where.type == "cuda":
             continue  # "fused" there
         kernels = ("triton" if where.type == "cuda" else "cpu") if name == "fused" else name
-        for dtype in _DTYPES:
+        for dtype in DTYPES:
             if refusal(name, where, dtype, selfcheck.MAX_CHANNELS) is None:
                 errors, failure = selfcheck.compare(kernels, where, dtype)
                 found.append(
