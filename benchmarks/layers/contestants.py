@@ -40,7 +40,6 @@ DOT_PRODUCT = Contestant(
     "dot-product", "PyG TransformerConv (dot product)", GREEN, "dot product", False
 )
 
-NO_ATTENTION = Contestant("no-attention", "the linear maps alone", GREY, "linear maps")
 # Ways in which `speed` and `memory` run the layers above.
 COLD = Contestant("cold", "gatv2_pyg, new graph every call", SKY, "ours, new graph")
 COMPILED = Contestant("compiled", "PyG GATv2Conv, torch.compile", GREEN, "PyG compiled")

@@ -169,6 +169,13 @@ def accuracy(out: Tensor, target: Tensor) -> float:
 METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {"accuracy": accuracy, "roc_auc": roc_auc}
 
 
+def csr_matrix(x: Tensor) -> Tensor:
+    """Features ``[N, F]`` as a CSR matrix."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        return x.to_sparse_csr()
+
+
 @dataclass
 class NodeTask:
     """Transductive node classification, full batch.
@@ -192,9 +199,7 @@ class NodeTask:
         self._x, self._y = self.data.x.to(self.device), self.data.y.to(self.device)
         self._edges = self.edges.to(self.device)
         if self.sparse:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-                self._x = self._x.to_sparse_csr()
+            self._x = csr_matrix(self._x)
         self._nodes = {}
         for name in ("train", "val", "test"):
             mask = self.data[f"{name}_mask"]
