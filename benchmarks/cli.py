@@ -36,6 +36,9 @@ COMMANDS: dict[str, Entry] = {
         "studies.heterophily", "ROC AUC on Tolokers and Minesweeper, ten given splits"
     ),
     "noise": Entry("studies.noise", "accuracy as random edges are added to the graph"),
+    "molecules": Entry(
+        "studies.molecules.esol", "RMSE on ESOL with and without bond features, epoch of each layer"
+    ),
     "attention": Entry(
         "studies.attention", "what attention does: rank agreement, entropy, heat maps"
     ),

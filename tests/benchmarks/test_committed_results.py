@@ -16,6 +16,7 @@ from benchmarks.datasets.data import Dataset
 from benchmarks.harness import environment, options
 from benchmarks.harness.reporting import readme, result_files
 from benchmarks.studies import attention_report, citation, dictionary_lookup, heterophily, noise
+from benchmarks.studies.molecules import report as molecules_report
 
 FILES = sorted(
     path
@@ -80,6 +81,8 @@ def _report(stored: dict[str, Any]) -> Any:
     if stored["stem"] == "dictionary-lookup":
         of_k = {(entry["heads"], entry["model"], entry["k"]): entry["seeds"] for entry in data}
         return dictionary_lookup.result(of_k, settings, int(settings["epochs"].split()[0]))
+    if stored["stem"] == "molecules":
+        return molecules_report.result(data, settings)
     datasets = [_dataset(name) for name in settings["data"]]
     if stored["stem"] == "citation":
         units = {(entry["data"], entry["model"]): entry["seeds"] for entry in data}
