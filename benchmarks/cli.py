@@ -45,6 +45,9 @@ COMMANDS: dict[str, Entry] = {
     "speed": Entry("cost.speed", "time against PyG's layers and against the floor, CPU or CUDA"),
     "memory": Entry("cost.memory", "peak memory of a training step, each layer in a fresh process"),
     "scaling": Entry("cost.scaling", "time and memory against edges, channels, heads and hubs"),
+    "degrees": Entry(
+        "cost.degrees", "the kernels over their floor by degree and shape, on small graphs"
+    ),
     "minibatch": Entry(
         "cost.minibatch.job", "training steps a second on sampled neighbourhoods, each layer"
     ),

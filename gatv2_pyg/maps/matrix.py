@@ -52,7 +52,7 @@ class SparseMatrix:
         if x.layout == torch.sparse_csc:
             return cls(x.ccol_indices(), x.row_indices(), x.values(), rows).transposed()
         indices, values = x._indices(), x._values()
-        key = "coo", rows, columns, _compiled().hash_of_rows(indices)
+        key = "coo", rows, columns, _compiled().content_hash(indices.unbind(0))
         order = recent(key, lambda: _by_row(indices[0], indices[1], rows, columns))
         return cls(order.ptr, order.columns, _ordered(values, order), columns)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import cora_report
-from benchmarks.cost import memory, memory_report, scaling, scaling_report, speed_report
+from benchmarks.cost import degrees, memory, memory_report, scaling, scaling_report, speed_report
 from benchmarks.cost.minibatch import report as minibatch_report
 from benchmarks.datasets.data import Dataset
 from benchmarks.harness import environment, options
@@ -82,6 +82,8 @@ def _report(stored: dict[str, Any]) -> Any:
     if stored["stem"] == "dictionary-lookup":
         of_k = {(entry["heads"], entry["model"], entry["k"]): entry["seeds"] for entry in data}
         return dictionary_lookup.result(of_k, settings, int(settings["epochs"].split()[0]))
+    if stored["stem"] == "degrees":
+        return degrees.result(data, settings)
     if stored["stem"] == "minibatch":
         return minibatch_report.result(data, settings, stored["notes"])
     if stored["stem"] == "molecules":

@@ -31,12 +31,15 @@ TINY = {
     "noise": ["--datasets", "Cora,Tolokers", "--epochs", "1", "--noise", "0,0.5"],
     "molecules": ["--epochs", "1", "--rounds", "1"],
     "attention": ["--k", "3", "--lookup-epochs", "1", "--epochs", "1"],
+    "degrees": ["--shapes", "8x8", "--degrees", "2", "--edges", "300", "--budget", "0.01"],
     "minibatch": ["--graphs", "power-law", "--scale", "0.001", "--batches", "1", "--rounds", "1"],
     "speed": ["--cases", "random-8x16", "--scale", "0.001", "--budget", "0.01", "--no-compile"],
     "memory": ["--cases", "random-8x16", "--scale", "0.001"],
     "scaling": ["--axes", "channels", "--memory-limit", "1"],
 }
-TRAINING = [name for name in TINY if name not in ("minibatch", "speed", "memory", "scaling")]
+TRAINING = [
+    name for name in TINY if name not in ("degrees", "minibatch", "speed", "memory", "scaling")
+]
 
 
 @pytest.fixture
