@@ -38,9 +38,10 @@ def set_graph_cache(enabled: bool, *, check_content: bool = False) -> None:
 
     On CPU what is found is confirmed by the indices (beyond 16 KiB by a hash of them), so that
     every change is noticed, whoever wrote it.  (Without the compiled kernels nothing is kept
-    there.)  On CUDA it is confirmed by the tensor's address, shape and version; the version does not count
-    writes through ``.data``, ``untyped_storage()``, DLPack, ``__cuda_array_interface__``, other
-    processes, kernels of other libraries, or collectives of ``torch.distributed``.
+    there.)  On CUDA it is confirmed by the tensor's address, shape and version; the version does
+    not count writes through ``.data``, ``untyped_storage()``, DLPack,
+    ``__cuda_array_interface__``, other processes, kernels of other libraries, or collectives of
+    ``torch.distributed``.
 
     The patterns of sparse features are kept beside it, the last four, known by their content alone.
 
