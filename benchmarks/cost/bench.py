@@ -91,7 +91,7 @@ class Bench:
                 return module, None
             got = correctness.evaluate(module, problem, problem.dtype)
             errors[contestant.key] = correctness.errors(got, truth)
-            own = contestant in (OURS, OURS_COMPILED)
+            own = contestant is OURS
             factor = 1.0 if own else correctness.PEER_FACTOR
             yardstick = errors[PYG_GATV2.key]
             why = correctness.failure(
