@@ -36,12 +36,21 @@ COMMANDS: dict[str, Entry] = {
         "studies.heterophily", "ROC AUC on Tolokers and Minesweeper, ten given splits"
     ),
     "noise": Entry("studies.noise", "accuracy as random edges are added to the graph"),
+    "molecules": Entry(
+        "studies.molecules.esol", "RMSE on ESOL with and without bond features, epoch of each layer"
+    ),
     "attention": Entry(
         "studies.attention", "what attention does: rank agreement, entropy, heat maps"
     ),
     "speed": Entry("cost.speed", "time against PyG's layers and against the floor, CPU or CUDA"),
     "memory": Entry("cost.memory", "peak memory of a training step, each layer in a fresh process"),
     "scaling": Entry("cost.scaling", "time and memory against edges, channels, heads and hubs"),
+    "degrees": Entry(
+        "cost.degrees", "the kernels over their floor by degree and shape, on small graphs"
+    ),
+    "minibatch": Entry(
+        "cost.minibatch.job", "training steps a second on sampled neighbourhoods, each layer"
+    ),
     "gpu": Entry("cost.gpu", "one visit to a GPU: kernel tests, speed and memory in a few minutes"),
     "report": Entry(
         "harness.reporting.report",

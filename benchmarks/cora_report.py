@@ -10,47 +10,68 @@ from benchmarks.datasets.data import shown_name
 from benchmarks.harness import quantities
 from benchmarks.harness.reporting import plots
 from benchmarks.harness.reporting.result import Picture, Result, Table
-from benchmarks.layers.contestants import DENSE, GAT, NO_ATTENTION, OURS, PYG_GATV2, Contestant
+from benchmarks.layers.contestants import DENSE, GAT, OURS, PYG_GATV2, Contestant
 
 Data = Mapping[str, Any]
 SPARSE = (OURS, PYG_GATV2, GAT)
 ALL = (*SPARSE, DENSE)
+TIMED = {
+    "sparse": "epoch, sparse features",
+    "dense": "epoch, dense features",
+    "attention": "attention alone",
+}
+"""Kinds of steps: a training epoch with the features as a matrix, or the two layers' attention."""
 
 
-def _relative(value: float | None, ours: float | None) -> str:
-    return quantities.ratio(value / ours) if value and ours else "–"
+def _beside(text: str, value: float, ours: float | None) -> str:
+    """A figure, with how many times that of this layer it is."""
+    return f"{text} ({quantities.ratio(value / ours)})" if ours and value != ours else text
 
 
 @dataclass(frozen=True)
 class _Found:
-    """The data of a run by layer: test accuracies, seconds of an epoch, peak bytes of a step."""
+    """The data of a run by layer: test accuracies, peak bytes of a step; seconds by kind too."""
 
     contestants: list[Contestant]
     seeds: int
     test: dict[str, list[float]]
-    epoch: dict[str, float]
+    seconds: dict[str, dict[str, float]]
     memory: dict[str, int | None]
+
+    def ratio(self, what: str, contestant: Contestant) -> str | None:
+        """How many times as long as this layer another takes; None where one was not timed."""
+        seconds = self.seconds[what]
+        if OURS.key not in seconds or contestant.key not in seconds:
+            return None
+        return quantities.ratio(seconds[contestant.key] / seconds[OURS.key])
+
+
+def _accuracy(test: list[float], seeds: int) -> str:
+    if not test:
+        return "not trained"
+    few = f" ({quantities.count(len(test), 'seed')})" if len(test) < seeds else ""
+    return quantities.percent(test) + few
 
 
 def _table(found: _Found, graph: Data, note: str) -> Table:
-    epoch, memory = found.epoch, found.memory
     rows = []
     for contestant in found.contestants:
         key = contestant.key
-        test, seconds, peak = found.test[key], epoch.get(key), memory.get(key)
-        rows.append(
-            [
-                contestant.label,
-                quantities.percent(test) if test else "not trained",
-                quantities.duration(seconds) if seconds else "disagrees, not timed",
-                _relative(seconds, epoch.get(OURS.key)),
-                quantities.size(peak) if peak is not None else "–",
-                _relative(peak, memory.get(OURS.key)),
-            ]
-        )
+        row = [contestant.label, _accuracy(found.test[key], found.seeds)]
+        for seconds in found.seconds.values():
+            taken = seconds.get(key)
+            row.append(
+                _beside(quantities.duration(taken), taken, seconds.get(OURS.key))
+                if taken
+                else "disagrees, not timed"
+            )
+        peak = found.memory.get(key)
+        ours = found.memory.get(OURS.key)
+        row.append("–" if peak is None else _beside(quantities.size(peak), peak, ours))
+        rows.append(row)
     return Table(
         f"{graph['name']}: {graph['nodes']:,} nodes, {graph['edges']:,} edges",
-        ["layer", "test accuracy (%)", "epoch", "to ours", "peak memory of a step", "to ours"],
+        ["layer", "test accuracy (%)", *TIMED.values(), "peak memory of a step"],
         rows,
         note=note,
         highlight=OURS.label,
@@ -64,7 +85,10 @@ def result(data: Data, settings: dict[str, Any], remarks: Sequence[str] = ()) ->
         [contestant for contestant in ALL if contestant.key in data["training"]],
         len(settings["seeds"]),
         {key: [unit["test"] for unit in units] for key, units in data["training"].items()},
-        {key: quantities.median(seconds) for key, seconds in data["step_seconds"].items()},
+        {
+            what: {key: quantities.median(times) for key, times in data["seconds"][what].items()}
+            for what in TIMED
+        },
         data["peak_bytes"],
     )
     label = shown_name(graph["name"], graph["stand_in"])
@@ -76,9 +100,10 @@ def result(data: Data, settings: dict[str, Any], remarks: Sequence[str] = ()) ->
         pictures=[_picture(found, graph["name"])],
         data=dict(data),
         notes=[
-            "Cora is small and its 1,433 features wide: with the attention left out, the same "
-            f"network takes {quantities.duration(found.epoch[NO_ATTENTION.key])} an epoch for its "
-            "dropout and linear maps alone. `speed` measures the attention itself.",
+            "Epoch: a training step of the network, its features (bags of words) a CSR matrix or "
+            "a dense one. With dense features most of the time is torch's dropout of them, the "
+            "same for all layers; with sparse ones it is that of the stored values. Attention "
+            "alone: forward and backward of both layers, the outputs of their linear maps given.",
             *remarks,
         ],
         stand_in=graph["stand_in"],
@@ -89,74 +114,84 @@ def _note(found: _Found, agreement: dict[str, float], settings: dict[str, Any]) 
     worst = max(agreement.values())
     text = (
         f"Accuracy: mean ± standard deviation over {quantities.count(found.seeds, 'seed')}. "
-        f"Epoch: median of {settings['timed steps']} training steps, the sparse layers in turn"
+        f"Times: medians of {settings['timed steps']} steps, the sparse layers in turn"
     )
     dense = f" ({settings['timed dense steps']} steps of dense attention)"
     text += dense if DENSE in found.contestants else ""
     text += (
-        ". Memory: highest resident memory of a training step over its loaded inputs, in a fresh "
-        f"process. With PyG's weights the GATv2 layers differ from it by at most {worst:.0e} in "
-        "float64."
+        "; in brackets how many times that of this layer. Memory: highest resident memory of a "
+        "training step with dense features over its loaded inputs, in a fresh process. With PyG's "
+        f"weights the GATv2 layers differ from it by at most {worst:.0e} in float64."
     )
     return text
 
 
 def _headline(found: _Found, label: str) -> str:
-    test, epoch = found.test, found.epoch
+    test = found.test
     parts = [
         f"{label}, {quantities.count(found.seeds, 'seed')}: test accuracy "
         f"{quantities.percent(test[OURS.key])} % with gatv2_pyg, "
         f"{quantities.percent(test[PYG_GATV2.key])} % with PyG's GATv2Conv, "
         f"{quantities.percent(test[GAT.key])} % with GAT."
     ]
-    if OURS.key in epoch:
-        against = epoch[PYG_GATV2.key] / epoch[OURS.key]
+    epochs = [
+        f"{quantities.duration(found.seconds[what][OURS.key])} with {what} features "
+        f"({_longer(found, what)})"
+        for what in ("sparse", "dense")
+        if OURS.key in found.seconds[what]
+    ]
+    parts += [f"An epoch takes {' and '.join(epochs)}."] if epochs else []
+    if OURS.key in found.seconds["attention"]:
         parts.append(
-            f"An epoch takes {quantities.duration(epoch[OURS.key])}; PyG's GATv2Conv takes "
-            f"{quantities.ratio(against)} as long"
-            + (
-                f", dense attention {quantities.ratio(epoch[DENSE.key] / epoch[OURS.key])}."
-                if DENSE.key in epoch
-                else "."
-            )
+            "The attention alone, which is what the layer is answerable for, takes "
+            f"{quantities.duration(found.seconds['attention'][OURS.key])} "
+            f"({_longer(found, 'attention')})."
         )
     return " ".join(parts)
 
 
+def _longer(found: _Found, what: str) -> str:
+    """How many times as long the others take."""
+    names = {PYG_GATV2: "PyG's GATv2Conv", GAT: "GAT", DENSE: "dense attention"}
+    ratios = {name: found.ratio(what, contestant) for contestant, name in names.items()}
+    return ", ".join(f"{name} {ratio}" for name, ratio in ratios.items() if ratio)
+
+
 def _picture(found: _Found, name: str) -> Picture:
-    test, epoch, memory = found.test, found.epoch, found.memory
     with plots.style():
-        figure, (left, middle, right) = plots.panels(3, size=(4.6, 2.9))
-        trained = [c for c in found.contestants if test[c.key]]
-        _draw_accuracy(left, trained, test)
+        figure, axes = plots.panels(3, 2, size=(5.2, 2.7))
+        left, *timed, last, unused = axes
+        unused.set_axis_off()
+        _draw_accuracy(left, [c for c in found.contestants if found.test[c.key]], found.test)
         left.set_title("Accuracy")
-        timed = [c for c in found.contestants if c.key in epoch]
+        for panel, (what, title) in zip(timed, TIMED.items(), strict=True):
+            seconds = found.seconds[what]
+            shown = [c for c in found.contestants if c.key in seconds]
+            plots.bars(
+                panel,
+                [c.label for c in shown],
+                [1e3 * seconds[c.key] for c in shown],
+                colors=[c.color for c in shown],
+                texts=[quantities.duration(seconds[c.key]) for c in shown],
+                unit="time (ms)",
+            )
+            panel.set_title(title[0].upper() + title[1:])
+        peaks = [c for c in found.contestants if found.memory.get(c.key)]
         plots.bars(
-            middle,
-            [c.label for c in timed],
-            [1e3 * epoch[c.key] for c in timed],
-            colors=[c.color for c in timed],
-            texts=[quantities.duration(epoch[c.key]) for c in timed],
-            unit="time (ms)",
-        )
-        middle.set_title("Training epoch")
-        peaks = [c for c in found.contestants if memory.get(c.key)]
-        plots.bars(
-            right,
+            last,
             [c.label for c in peaks],
-            [(memory[c.key] or 0) / 2**20 for c in peaks],
+            [(found.memory[c.key] or 0) / 2**20 for c in peaks],
             colors=[c.color for c in peaks],
-            texts=[quantities.size(memory[c.key] or 0) for c in peaks],
+            texts=[quantities.size(found.memory[c.key] or 0) for c in peaks],
             unit="memory (MiB)",
         )
-        right.set_title("Peak memory of a step")
-        for axes in (middle, right):
-            axes.tick_params(labelleft=len(timed) != len(trained) or len(peaks) != len(timed))
+        last.set_title("Peak memory of a step")
     return Picture(
         figure,
         f"{name}: test accuracy (mean over {quantities.count(found.seeds, 'seed')}; "
         "error bars: standard deviation; the axis is cut), median time of a training "
-        "epoch, and peak memory of a training step.",
+        "epoch with sparse and with dense features and of the attention alone, and peak memory of "
+        "a training step.",
         f"Accuracy, epoch time and memory of {len(found.contestants)} attention layers on {name}",
     )
 

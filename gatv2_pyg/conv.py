@@ -21,6 +21,7 @@ from gatv2_pyg.backends import Backend, check_backend_name
 from gatv2_pyg.functional import attend
 from gatv2_pyg.graph.adjacency import Neighbours, as_int64
 from gatv2_pyg.kernels.contract import Inputs
+from gatv2_pyg.maps import linear_maps
 from gatv2_pyg.ops.dropout import draw_seed, dropout_scale
 from gatv2_pyg.ops.reference import accumulation_dtype
 from gatv2_pyg.passing import choose_backend, tell_observer
@@ -133,7 +134,8 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         """Applies the layer.
 
         Args:
-            x: ``[N, F_in]`` node features, or a pair ``([N_src, F_src], [N_dst, F_dst])``.
+            x: ``[N, F_in]`` node features, or a pair ``([N_src, F_src], [N_dst, F_dst])``; each
+                dense, or a ``torch.sparse`` matrix in CSR, CSC or COO layout.
             edge_index: ``[2, E]`` integers or an :class:`torch_geometric.EdgeIndex`; or a
                 transposed sparse adjacency (``torch.sparse`` or ``SparseTensor``).
             edge_attr: ``[E, D]`` edge features (``[E]`` if ``D`` is 1).
@@ -159,13 +161,14 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         if graph is None:
             neighbours.check()
 
-        res = self.res(x_r) if self.res is not None else None
-        single = x_l is x_r
-        x_l = self.lin_l(x_l).view(-1, self.heads, self.out_channels)
-        if single and self.share_weights:
+        at_src = linear_maps(x_l)
+        at_dst = at_src if x_l is x_r else linear_maps(x_r)
+        res = at_dst(self.res) if self.res is not None else None
+        x_l = at_src(self.lin_l).view(-1, self.heads, self.out_channels)
+        if at_src is at_dst and self.share_weights:
             x_r = x_l
         else:
-            x_r = self.lin_r(x_r).view(-1, self.heads, self.out_channels)
+            x_r = at_dst(self.lin_r).view(-1, self.heads, self.out_channels)
 
         wanted = bool(return_attention_weights)
         attention: tuple[Adj, Tensor] | None

@@ -15,7 +15,7 @@ ROOMS = [
     {"__init__", "__main__"},
     {"env", "convert", "attention", "zero_edit"},
     {"conv", "diagnostics"},
-    {"functional", "passing"},
+    {"functional", "passing", "maps"},
     {"backends", "inputs"},
     {"selfcheck"},
     {"graph", "ops"},

@@ -25,6 +25,7 @@ from benchmarks.layers.contestants import (
     DETERMINISTIC,
     GAT,
     OURS,
+    OURS_COMPILED,
     PYG_GATV2,
     Contestant,
 )
@@ -88,11 +89,14 @@ class Bench:
             module = module_of(contestant, problem, self.backend)
             if contestant in (GAT, COLD, DETERMINISTIC):
                 return module, None
-            got = correctness.evaluate(module, problem, torch.float32)
+            got = correctness.evaluate(module, problem, problem.dtype)
             errors[contestant.key] = correctness.errors(got, truth)
-            factor = 1.0 if contestant is OURS else correctness.PEER_FACTOR
+            own = contestant is OURS
+            factor = 1.0 if own else correctness.PEER_FACTOR
             yardstick = errors[PYG_GATV2.key]
-            why = correctness.failure(errors[contestant.key], yardstick, factor=factor)
+            why = correctness.failure(
+                errors[contestant.key], yardstick, factor=factor, dtype=problem.result_dtype
+            )
         except Exception as error:
             return None, f"can't run: {first_line(error)}"
         return (module, None) if why is None else (None, f"wrong: {why}")
@@ -129,7 +133,7 @@ class Bench:
             if key not in checked["modules"]:
                 continue
             runner = runner_of(contestant, checked["modules"][key], problem)
-            if contestant in (COMPILED, DETERMINISTIC):
+            if contestant in (COMPILED, OURS_COMPILED, DETERMINISTIC):
                 try:
                     runner.forward(), runner.step()
                 except Exception as error:
@@ -145,14 +149,15 @@ class Bench:
         }
         for what in ("forward", "step"):
             calls = {key: getattr(runner, what) for key, runner in runners.items()}
-            raced = self._race(calls, compiled=(COMPILED.key,), min_rounds=rounds)
+            compiled = COMPILED.key, OURS_COMPILED.key
+            raced = self._race(calls, compiled=compiled, min_rounds=rounds)
             value[what] = raced.summary(OURS.key)
         return value
 
     def case(self, problem: Problem, contestants: list[Contestant]) -> dict[str, Any]:
-        """Whole layers, then the kernels alone."""
+        """Whole layers, then the kernels alone (in float32, as their floor is)."""
         value = self.layers(problem, contestants)
-        if OURS.key not in value["failures"]:
+        if OURS.key not in value["failures"] and problem.case.precision == "float32":
             value["kernels"] = self.kernels(problem)
         return value
 

@@ -1,10 +1,11 @@
 """Speed of the layer against PyG's and against the floor, on CPU or CUDA.
 
-Whole layers with their linear maps (64 input channels, float32), forward and training step
+Whole layers with their linear maps (64 input channels), forward and training step
 (forward and all gradients, that of the features included): this project's GATv2Conv, the same
-with a new graph every call ("cold"), PyG's GATv2Conv eager and under torch.compile, PyG's
-GATConv, this project's scatter backend. Then the attention kernels alone against the floor, the
-gather of one row of features for each edge (a training step: four).
+with a new graph every call ("cold"), PyG's GATv2Conv, both under torch.compile, PyG's GATConv, this
+project's scatter backend. Some cases are in bfloat16, or under autocast to it. Then the attention
+kernels alone, in float32, against the floor, the gather of one row of features for each edge (a
+training step: three; on CUDA four).
 
 Every case is checked against float64 before it is timed; a layer that errs more than PyG's gets
 no time. Contestants take turns within one run; times are medians, ratios are taken within rounds.
@@ -37,6 +38,7 @@ from benchmarks.layers.contestants import (
     DETERMINISTIC,
     GAT,
     OURS,
+    OURS_COMPILED,
     PYG_GATV2,
     SCATTER,
     Contestant,
@@ -71,7 +73,7 @@ def contestants_for(case: Case, device: str, *, compile: bool) -> list[Contestan
     kind = device.split(":")[0]
     chosen = [OURS, COLD, PYG_GATV2]
     if compile and case.key in COMPILED_CASES[kind]:
-        chosen.append(COMPILED)
+        chosen += [COMPILED, OURS_COMPILED]
     if kind == "cuda":
         chosen.append(DETERMINISTIC)
     return [*chosen, GAT, SCATTER]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.cost.bench import RUNS
-from benchmarks.cost.problems.floor import STEP_GATHERS
+from benchmarks.cost.problems.floor import gathers
 from benchmarks.harness import quantities
 from benchmarks.harness.measuring.race import ratio
 from benchmarks.harness.reporting.result import Table
@@ -55,17 +55,14 @@ def _exact(value: float) -> str:
     return f"{value:.1f}×" if value >= 10 else f"{value:.2f}×"
 
 
-GATHERS = {"forward": 1, "backward": STEP_GATHERS - 1, "step": STEP_GATHERS}
-
-
-def over_floor(value: Data, what: str) -> list[float] | None:
-    """Kernel time over the floor, a gather for each of :data:`GATHERS`: quantiles of the rounds."""
+def over_floor(value: Data, what: str, device: str) -> list[float] | None:
+    """Kernel time over the floor, the :func:`gathers` of ``what``: quantiles of the rounds."""
     ratios = value.get("kernels", {}).get("ratios", {}).get(what)
-    return None if ratios is None else [ratio / GATHERS[what] for ratio in ratios]
+    return None if ratios is None else [ratio / gathers(device)[what] for ratio in ratios]
 
 
-def _floor(value: Data, what: str) -> float | None:
-    found = over_floor(value, what)
+def _floor(value: Data, what: str, device: str) -> float | None:
+    found = over_floor(value, what, device)
     return None if found is None else found[quantities.MEDIAN]
 
 
@@ -86,10 +83,10 @@ def _cpu(data: Data) -> Iterator[Target]:
         if COMPILED.key in value["step"]["seconds"] or COMPILED.key in value["failures"]:
             yield Target("training step, PyG under torch.compile", where, 9, step[COMPILED], True)
         yield Target("training step, PyG GATConv", where, 10, step[GAT], True)
-        kernel = _floor(value, "forward")
+        kernel = _floor(value, "forward", data["device"])
         yield Target("forward kernel over the floor", where, limit, kernel)
         yield Target("forward kernel over the floor", where, 1.5, kernel, goal=True)
-        kernel = _floor(value, "step")
+        kernel = _floor(value, "step", data["device"])
         yield Target("step kernels over the floor", where, 2, kernel, goal=True)
     yield from _hubs(data, 1.5)
     for key, raced in data["dropout"].items():
@@ -114,7 +111,7 @@ def _cuda(data: Data) -> Iterator[Target]:
         if key in data["cases"]:
             value = data["cases"][key]
             for what in ("forward", "backward"):
-                measured = _floor(value, what)
+                measured = _floor(value, what, data["device"])
                 yield Target(f"{what} kernels over the floor", value["label"], 3, measured)
     yield from _hubs(data, 2)
     yield from _repeatable(data)

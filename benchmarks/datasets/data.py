@@ -25,6 +25,7 @@ from benchmarks.harness.errors import UsageError
 PLANETOID = ("Cora", "CiteSeer", "PubMed")
 HETEROPHILOUS = ("Tolokers", "Minesweeper")
 DATASETS = PLANETOID + HETEROPHILOUS
+ESOL = "ESOL"
 _PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
 _CONNECT_SECONDS = 5.0
 
@@ -63,6 +64,8 @@ def raw_files(name: str) -> tuple[str, ...]:
     """The raw files of a data set, relative to its root, in PyG's layout."""
     if name in PLANETOID:
         return tuple(f"{name}/raw/ind.{name.lower()}.{part}" for part in _PARTS)
+    if name == ESOL:
+        return ("esol/raw/delaney-processed.csv",)
     return (f"{name.lower()}/raw/{name.lower()}.npz",)
 
 
@@ -113,8 +116,10 @@ def _linked(root: Path, name: str) -> Path:
 
 
 def _loader(name: str) -> Callable[[str], Any]:
-    from torch_geometric.datasets import HeterophilousGraphDataset, Planetoid
+    from torch_geometric.datasets import HeterophilousGraphDataset, MoleculeNet, Planetoid
 
+    if name == ESOL:
+        return lambda root: MoleculeNet(root, name)
     kind = Planetoid if name in PLANETOID else HeterophilousGraphDataset
     return lambda root: kind(root, name)
 
@@ -150,8 +155,10 @@ def _reachable(url: str) -> str | None:
 
 
 def _download_url(name: str) -> str:
-    from torch_geometric.datasets import HeterophilousGraphDataset, Planetoid
+    from torch_geometric.datasets import HeterophilousGraphDataset, MoleculeNet, Planetoid
 
+    if name == ESOL:
+        return MoleculeNet.url.format(Path(raw_files(name)[0]).name)
     if name in PLANETOID:
         return f"{Planetoid.url}/{Path(raw_files(name)[0]).name}"
     return f"{HeterophilousGraphDataset.url}/{name.lower()}.npz"
@@ -175,14 +182,11 @@ def _download(name: str) -> Path:
     return root
 
 
-def load(name: str, root: Path | str | None = None) -> Dataset:
-    """Loads a data set from ``root``, else from ``data/``, else by download.
+def load_files(name: str, root: Path | str | None = None) -> Any:
+    """PyG's data set ``name`` from ``root``, else from ``data/``, else by download.
 
-    Planetoid features are row-normalised as in the GAT paper. Raises :class:`MissingData`, and
-    ``UsageError`` for files that can't be read.
+    Raises :class:`MissingData`, and ``UsageError`` for files that can't be read.
     """
-    if name not in DATASETS:
-        raise UsageError(f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}")
     given = checked_root(root)
     places = [place for place in (given, own_folder()) if place is not None]
     place = next((place for place in places if _complete(place, name)), None)
@@ -190,7 +194,8 @@ def load(name: str, root: Path | str | None = None) -> Dataset:
     try:
         with _quiet():
             dataset = _loader(name)(str(folder))
-        data = dataset[0]
+            dataset[0]
+        return dataset
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
             raise  # A full disk or a missing right, not the content of the files.
@@ -198,9 +203,36 @@ def load(name: str, root: Path | str | None = None) -> Dataset:
         raise UsageError(
             f"data set {name} in {place or folder}: can't be read ({why}); are its files whole?"
         ) from None
+
+
+def load(name: str, root: Path | str | None = None) -> Dataset:
+    """A data set of one graph, by :func:`load_files`.
+
+    Planetoid features are row-normalised as in the GAT paper.
+    """
+    if name not in DATASETS:
+        raise UsageError(f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}")
+    dataset = load_files(name, root)
+    data = dataset[0]
     if name in PLANETOID:
         data.x = data.x / data.x.sum(dim=1, keepdim=True).clamp(min=1)
     return Dataset(name, data, int(dataset.num_classes))
+
+
+def load_molecules(root: Path | str | None = None) -> list[Any]:
+    """The molecules of ESOL, each a graph with integer ``x [N, 9]``, ``edge_attr [E, 3]``, ``y``.
+
+    Raises the errors of :func:`load_files`, and ``UsageError`` where rdkit is missing, with which
+    PyG reads them.
+    """
+    try:
+        from rdkit import rdBase
+    except ImportError:
+        raise UsageError(
+            f"data set {ESOL}: PyG reads molecules with rdkit, which is missing (pip install rdkit)"
+        ) from None
+    with rdBase.BlockLogs():
+        return list(load_files(ESOL, root))
 
 
 def load_or_stand_in(name: str, root: Path | str | None, say: Callable[[str], None]) -> Dataset:

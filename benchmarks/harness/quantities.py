@@ -48,6 +48,14 @@ def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, 
     return float(interval.low), float(interval.high)
 
 
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of the mean by Student's t; None without a spread to judge by."""
+    if len(values) < 2 or std(values) == 0:
+        return None
+    found = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    return float(found.low), float(found.high)
+
+
 def percent(values: Sequence[float], digits: int = 1) -> str:
     """Mean ± standard deviation of fractions, in percent."""
     text = f"{100 * mean(values):.{digits}f}"

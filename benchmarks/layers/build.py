@@ -14,14 +14,12 @@ from benchmarks.layers.contestants import (
     DOT_PRODUCT,
     FUSED_GAT,
     GAT,
-    NO_ATTENTION,
     OURS,
     PYG_GATV2,
     Contestant,
 )
 from benchmarks.layers.dense import DenseGATv2Conv
 from benchmarks.layers.fused_gat import FusedGATConv
-from benchmarks.layers.linear_maps import LinearMaps
 from gatv2_pyg import GATv2Conv
 
 
@@ -44,8 +42,6 @@ def layer(
         return pyg.GATv2Conv(in_channels, out_channels, heads=heads, **options)
     if contestant is DENSE:
         return DenseGATv2Conv(in_channels, out_channels, heads=heads, **options)
-    if contestant is NO_ATTENTION:
-        return LinearMaps(in_channels, out_channels, heads, options.get("concat", True))
     options.pop("share_weights", None)
     if contestant is GAT:
         return pyg.GATConv(in_channels, out_channels, heads=heads, **options)

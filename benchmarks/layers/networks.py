@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch_geometric.nn import global_add_pool
 
 from benchmarks.layers.build import layer
 from benchmarks.layers.contestants import Contestant
@@ -111,3 +112,52 @@ class ResidualGAT(nn.Module):
             out = F.dropout(conv(norm(x), edges), self.dropout, self.training)
             x = x + F.gelu(out)
         return self.lin_out(self.norm_out(x))
+
+
+class MoleculeGAT(nn.Module):
+    """Regression on molecules: attention layers over atoms, then the sum over the atoms of each.
+
+    Args:
+        contestant: whose layer.
+        in_channels: number of atom features.
+        edge_dim: number of bond features, None to attend without them.
+        layers, hidden, heads: number of attention layers; channels per head; heads.
+        options: of the layer (backend, ...).
+    """
+
+    def __init__(
+        self,
+        contestant: Contestant,
+        in_channels: int,
+        edge_dim: int | None,
+        *,
+        layers: int = 4,
+        hidden: int = 16,
+        heads: int = 4,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        width = hidden * heads
+        self.convs = nn.ModuleList(
+            layer(contestant, size, hidden, heads=heads, edge_dim=edge_dim, **options)
+            for size in (in_channels, *(width for _ in range(layers - 1)))
+        )
+        self.out = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
+
+    def forward(
+        self, x: Tensor, edges: Tensor, edge_attr: Tensor, molecule: Tensor, count: int
+    ) -> Tensor:
+        """A number for each of ``count`` molecules, ``[count]``.
+
+        Args:
+            x: ``[N, in_channels]`` features of all atoms.
+            edges: ``[2, E]``.
+            edge_attr: ``[E, edge_dim]``, not looked at without ``edge_dim``.
+            molecule: ``[N]``, the molecule of each atom, ascending.
+            count: number of molecules.
+        """
+        for place, conv in enumerate(self.convs):
+            bonds = () if conv.edge_dim is None else (edge_attr,)
+            out = F.elu(conv(x, edges, *bonds))
+            x = x + out if place else out
+        return self.out(global_add_pool(x, molecule, count) / 10).squeeze(-1)

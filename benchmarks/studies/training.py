@@ -66,17 +66,21 @@ class Fit:
         }
 
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
 def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     clip: float | None = None,
+    loss_of: Loss = F.cross_entropy,
 ) -> Tensor:
-    """One update by the cross-entropy of a batch (gradient norm at most ``clip``); its loss."""
+    """One update by the loss of a batch (gradient norm at most ``clip``); that loss."""
     model.train()
     optimizer.zero_grad(set_to_none=True)
     out = model(*batch.inputs)
-    loss = F.cross_entropy(out if batch.index is None else out[batch.index], batch.target)
+    loss = loss_of(out if batch.index is None else out[batch.index], batch.target)
     loss.backward()
     if clip is not None:
         nn.utils.clip_grad_norm_(model.parameters(), clip)
@@ -108,6 +112,7 @@ def fit(
     keep_best: bool = False,
     clip: float | None = None,
     schedule: Callable[[float], float] | None = None,
+    loss_of: Loss = F.cross_entropy,
 ) -> Fit:
     """Trains with Adam and chooses the checkpoint on validation (the first of equals).
 
@@ -118,6 +123,7 @@ def fit(
         stop: ends the training early when true of the scores.
         on_epoch: called after each evaluation with the epoch and the scores.
         clip: largest norm of the gradient of all parameters together.
+        loss_of: of the model's output and a batch's target.
         schedule: share of ``lr`` for an update, by the part of the training done (0 to 1).
         keep_best: return the checkpoint's ``state_dict`` as ``Fit.state``.
     """
@@ -135,7 +141,7 @@ def fit(
                 share = schedule((epoch - 1 + place / len(batches)) / epochs)
                 for group in optimizer.param_groups:
                     group["lr"] = lr * share
-            train_step(model, optimizer, batch, clip)
+            train_step(model, optimizer, batch, clip, loss_of)
         wait()
         seconds.append(time.perf_counter() - start)
         if epoch % evaluate_every and epoch < epochs:
@@ -169,6 +175,13 @@ def accuracy(out: Tensor, target: Tensor) -> float:
 METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {"accuracy": accuracy, "roc_auc": roc_auc}
 
 
+def csr_matrix(x: Tensor) -> Tensor:
+    """Features ``[N, F]`` as a CSR matrix."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        return x.to_sparse_csr()
+
+
 @dataclass
 class NodeTask:
     """Transductive node classification, full batch.
@@ -192,9 +205,7 @@ class NodeTask:
         self._x, self._y = self.data.x.to(self.device), self.data.y.to(self.device)
         self._edges = self.edges.to(self.device)
         if self.sparse:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-                self._x = self._x.to_sparse_csr()
+            self._x = csr_matrix(self._x)
         self._nodes = {}
         for name in ("train", "val", "test"):
             mask = self.data[f"{name}_mask"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,11 +19,13 @@ from gatv2_pyg.graph.tracing import reading_values, values_unknown
 Value = TypeVar("Value")
 
 _MAX_PER_TENSOR = 8
+_MAX_RECENT = 4
 _FEW_BYTES = 16 << 10
 """Up to which the indices themselves are kept and compared, which takes less than a hash."""
 
 _lock = threading.Lock()
 _made: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_recent: OrderedDict[Hashable, object] = OrderedDict()
 _enabled = True
 _check_content = False
 
@@ -34,10 +37,13 @@ def set_graph_cache(enabled: bool, *, check_content: bool = False) -> None:
     keeps no tensor alive and is not used while a call is traced.
 
     On CPU what is found is confirmed by the indices (beyond 16 KiB by a hash of them), so that
-    every change is noticed, whoever wrote it.  (Without the compiled kernels nothing is kept there.)  On CUDA it is
-    confirmed by the tensor's address, shape and version; the version does not count writes through
-    ``.data``, ``untyped_storage()``, DLPack, ``__cuda_array_interface__``, other processes, kernels
-    of other libraries, or collectives of ``torch.distributed``.
+    every change is noticed, whoever wrote it.  (Without the compiled kernels nothing is kept
+    there.)  On CUDA it is confirmed by the tensor's address, shape and version; the version does
+    not count writes through ``.data``, ``untyped_storage()``, DLPack,
+    ``__cuda_array_interface__``, other processes, kernels of other libraries, or collectives of
+    ``torch.distributed``.
+
+    The patterns of sparse features are kept beside it, the last four, known by their content alone.
 
     Args:
         enabled: whether graphs are kept.
@@ -49,6 +55,7 @@ def set_graph_cache(enabled: bool, *, check_content: bool = False) -> None:
     if not enabled:
         with _lock:
             _made.clear()
+            _recent.clear()
 
 
 def cached(key: Tensor, flags: Hashable, build: Callable[[], Value]) -> Value:
@@ -68,6 +75,25 @@ def cached(key: Tensor, flags: Hashable, build: Callable[[], Value]) -> Value:
         if entries is None or entries["state"] != state or len(entries) > _MAX_PER_TENSOR:
             entries = _made[key] = {"state": state}
         entries[flags] = value
+    return value
+
+
+def recent(key: Hashable, build: Callable[[], Value]) -> Value:
+    """What ``build`` made under ``key``, if that was one of the last :data:`_MAX_RECENT` keys.
+
+    ``key`` holds a hash of all that the value depends on.
+    """
+    if not _enabled:
+        return build()
+    with _lock:
+        if key in _recent:
+            _recent.move_to_end(key)
+            return cast(Value, _recent[key])
+    value = build()
+    with _lock:
+        _recent[key] = value
+        while len(_recent) > _MAX_RECENT:
+            _recent.popitem(last=False)
     return value
 
 

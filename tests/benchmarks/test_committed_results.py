@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from benchmarks import cora_report
-from benchmarks.cost import memory, memory_report, scaling, scaling_report, speed_report
+from benchmarks.cost import degrees, memory, memory_report, scaling, scaling_report, speed_report
+from benchmarks.cost.minibatch import report as minibatch_report
 from benchmarks.datasets.data import Dataset
 from benchmarks.harness import environment, options
 from benchmarks.harness.reporting import readme, result_files
 from benchmarks.studies import attention_report, citation, dictionary_lookup, heterophily, noise
+from benchmarks.studies.molecules import report as molecules_report
 
 FILES = sorted(
     path
@@ -80,6 +82,12 @@ def _report(stored: dict[str, Any]) -> Any:
     if stored["stem"] == "dictionary-lookup":
         of_k = {(entry["heads"], entry["model"], entry["k"]): entry["seeds"] for entry in data}
         return dictionary_lookup.result(of_k, settings, int(settings["epochs"].split()[0]))
+    if stored["stem"] == "degrees":
+        return degrees.result(data, settings)
+    if stored["stem"] == "minibatch":
+        return minibatch_report.result(data, settings, stored["notes"])
+    if stored["stem"] == "molecules":
+        return molecules_report.result(data, settings)
     datasets = [_dataset(name) for name in settings["data"]]
     if stored["stem"] == "citation":
         units = {(entry["data"], entry["model"]): entry["seeds"] for entry in data}

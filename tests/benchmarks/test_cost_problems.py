@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -43,8 +44,42 @@ def test_every_generated_graph_is_in_range_and_the_same_every_time(case):
         pairs = set(map(tuple, problem.edge_index.t().tolist()))
         assert all((b, a) in pairs for a, b in pairs)
         assert problem.edge_attr.shape == (src.numel(), 12)
+    if case.graph == "random" and case.edge_dim is not None:
+        assert problem.edge_attr.shape == (src.numel(), case.edge_dim)
     if case.graph == "blocks":
         assert torch.equal(dst.bincount(), torch.full((problem.num_dst,), 15))
+
+
+def test_cases_have_labels_of_their_own():
+    labels = [case.label for case in CASES.values()]
+    assert len(set(labels)) == len(labels)
+    assert CASES["edges-128"].label == "random 12.5k/250k, 8×16, 128 edge features"
+    assert CASES["autocast"].label == "random 50k/1M, 8×16, autocast"
+    assert CASES["molecules"].label == "molecules 5.89k/12.3k, 8×16"
+
+
+def test_a_regular_graph_has_one_degree():
+    problem = build(Case("regular", "regular", nodes=50, edges=200, self_loops=False))
+    assert torch.equal(problem.edge_index[1].bincount(), torch.full((50,), 4))
+    assert problem.edge_index[0].unique().numel() > 25
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "autocast"])
+@pytest.mark.parametrize("key", ["ours", "pyg-gatv2"])
+def test_half_precision_is_held_to_float64(precision, key):
+    problem = build(dataclasses.replace(SMALL, precision=precision))
+    got = correctness.evaluate(module_of(COMPARED[key], problem), problem, problem.dtype)
+    found = correctness.errors(got, correctness.truth(problem))
+    assert 1e-4 < max(found.values()) < 0.1
+    assert got["out"].dtype == torch.bfloat16 if precision == "bfloat16" else torch.float32
+    runner = Runner(module_of(COMPARED[key], problem), problem)
+    assert runner.forward().dtype == got["out"].dtype
+    assert [grad.dtype for grad in runner.step()] == [problem.dtype] * len(runner._leaves)
+
+
+def test_what_is_gathered_by_device():
+    assert floor.gathers("cpu") == {"forward": 1, "backward": 2, "step": 3}
+    assert floor.gathers("cuda:0") == {"forward": 1, "backward": 3, "step": 4}
 
 
 def test_number_of_edges_counts_self_loops_once():

@@ -5,6 +5,7 @@ A :class:`Case` is plain data, so that a fresh process can build the same :class
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class Case:
         self_loops: whether the layer adds self-loops.
         skew: exponent ``s`` of a power-law graph, whose k-th node gets edges in proportion
             to ``k**-s``.
+        precision: float32, bfloat16, or autocast (float32 weights under autocast to bfloat16).
     """
 
     key: str
@@ -45,6 +47,7 @@ class Case:
     edge_dim: int | None = None
     self_loops: bool = True
     skew: float = 0.0
+    precision: str = "float32"
 
     @property
     def shape(self) -> str:
@@ -55,7 +58,14 @@ class Case:
         name = self.graph.replace("-", " ")
         if self.graph in GRAPHS:
             name += f" {count(self.nodes)}/{count(self.edges)}"
-        return f"{name}, {self.shape}"
+        features = f", {self.edge_dim} edge features" if self.named_features else ""
+        precision = "" if self.precision == "float32" else f", {self.precision}"
+        return f"{name}, {self.shape}{features}{precision}"
+
+    @property
+    def named_features(self) -> bool:
+        """Whether the number of edge features tells the case from another."""
+        return self.edge_dim is not None and self.graph == "random"
 
     def scaled(self, factor: float) -> Case:
         """The case with a smaller generated graph; data sets stay as they are."""
@@ -121,8 +131,17 @@ def _blocks(case: Case, rng: torch.Generator) -> tuple[Tensor, int, int]:
     return torch.stack([sources, destinations]), case.nodes, num_dst
 
 
+def _regular(case: Case, rng: torch.Generator) -> tuple[Tensor, int, int]:
+    """Every node has as many edges, from random nodes, in the order of a shuffled list."""
+    destinations = torch.arange(case.nodes).repeat_interleave(case.edges // case.nodes)
+    destinations = destinations[torch.randperm(destinations.numel(), generator=rng)]
+    sources = torch.randint(case.nodes, (destinations.numel(),), generator=rng)
+    return torch.stack([sources, destinations]), case.nodes, case.nodes
+
+
 GRAPHS: dict[str, Callable[[Case, torch.Generator], tuple[Tensor, int, int]]] = {
     "random": _random,
+    "regular": _regular,
     "power-law": _power_law,
     "star": _star,
     "reversed-star": _reversed_star,
@@ -131,6 +150,7 @@ GRAPHS: dict[str, Callable[[Case, torch.Generator], tuple[Tensor, int, int]]] = 
 }
 
 _MILLION: dict[str, Any] = {"nodes": 50_000, "edges": 1_000_000}
+_QUARTER: dict[str, Any] = {"nodes": 12_500, "edges": 250_000}
 _LARGE: dict[str, Any] = {"nodes": 200_000, "edges": 8_000_000}
 CASES = {
     case.key: case
@@ -139,6 +159,13 @@ CASES = {
         Case("random-1x128", "random", **_MILLION, heads=1, channels=128),
         Case("random-4x32", "random", **_MILLION, heads=4, channels=32),
         Case("random-3x20", "random", **_MILLION, heads=3, channels=20),
+        Case("random-6x24", "random", nodes=50_000, edges=900_000, heads=6, channels=24),
+        Case("random-4x64", "random", **_QUARTER, heads=4, channels=64),
+        Case("random-16x16", "random", **_QUARTER, heads=16),
+        Case("edges-16", "random", **_QUARTER, edge_dim=16),
+        Case("edges-128", "random", **_QUARTER, edge_dim=128),
+        Case("bfloat16", "random", **_MILLION, precision="bfloat16"),
+        Case("autocast", "random", **_MILLION, precision="autocast"),
         Case("power-law", "power-law", **_MILLION, skew=0.8),
         Case("star", "star", **_MILLION),
         Case("reversed-star", "reversed-star", **_MILLION),
@@ -158,7 +185,7 @@ CUDA_ONLY = ("large-8x16", "large-1x128", "random-1x32", "random-1x64", "random-
 
 @dataclass
 class Problem:
-    """Inputs of a training step: float32 features ``[N, 64]`` (a pair in a bipartite graph).
+    """Inputs of a training step: features ``[N, 64]`` (a pair in a bipartite graph).
 
     Attributes:
         grad: ``[N_dst, H * C]``, the gradient of the loss with respect to the output.
@@ -177,6 +204,22 @@ class Problem:
     @property
     def device(self) -> str:
         return str(self.edge_index.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of inputs and weights."""
+        return torch.bfloat16 if self.case.precision == "bfloat16" else torch.float32
+
+    @property
+    def result_dtype(self) -> torch.dtype:
+        """Of what linear maps give."""
+        return torch.float32 if self.case.precision == "float32" else torch.bfloat16
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """What the layer is called within."""
+        if self.case.precision != "autocast":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.split(":")[0], dtype=torch.bfloat16)
 
     @property
     def num_edges(self) -> int:
@@ -207,7 +250,8 @@ def build(
         num_dst = num_src
 
     def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=rng).to(device)
+        dtype = torch.bfloat16 if case.precision == "bfloat16" else torch.float32
+        return torch.randn(*shape, generator=rng).to(device, dtype)
 
     x: Any = randn(num_src, IN_CHANNELS)
     if case.graph == "blocks":

@@ -1,12 +1,13 @@
 """The check before the clock: outputs and gradients against float64.
 
-The truth is PyG's GATv2Conv in float64 on the same (float32) weights and inputs, its linear maps
-rounded to float32 as every contestant's are. An error is the largest deviation from it, relative
-to the largest value of the tensor.
+The truth is PyG's GATv2Conv in float64 on the same weights and inputs, its linear maps rounded as
+every contestant's are (to float32; in bfloat16 and under autocast, to that). An error is the
+largest deviation from it, relative to the largest value of the tensor.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -27,10 +28,10 @@ PEER_FACTOR = 10
 def truth(problem: Problem) -> dict[str, Tensor]:
     """What :func:`evaluate` should give for a problem, in float64.
 
-    The values of ``lin_l(x)`` and ``lin_r(x)`` are those of float32 (the gradient is that of the
-    exact map). Their sum then has the same sign in every precision; without it the derivative of
-    LeakyReLU would differ by 0.8 wherever rounding moves the sum across zero, and that would hide
-    all other errors.
+    The values of ``lin_l(x)`` and ``lin_r(x)`` are those of the case's precision (the gradient is
+    that of the exact map). Their sum then has the same sign in every precision; without it the
+    derivative of LeakyReLU would differ by 0.8 wherever rounding moves the sum across zero, and
+    that would hide all other errors.
     """
     layer = make_layer(PYG_GATV2, problem)
     rounded = {name: copy.deepcopy(getattr(layer, name)) for name in ("lin_l", "lin_r")}
@@ -38,8 +39,8 @@ def truth(problem: Problem) -> dict[str, Tensor]:
 
     def rounding(name: str) -> Callable[..., Tensor]:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...], exact: Tensor) -> Tensor:
-            with torch.no_grad():
-                error = rounded[name](inputs[0].float()).double() - exact
+            with torch.no_grad(), problem.autocast():
+                error = rounded[name](inputs[0].to(problem.dtype)).double() - exact
             return exact + error
 
         return hook
@@ -67,8 +68,9 @@ def evaluate(module: nn.Module, problem: Problem, dtype: torch.dtype) -> dict[st
         leaves["grad edge_attr"] = arguments[-1]
     for name, value in module.named_parameters():
         leaves[f"grad {name.removeprefix('_orig_mod.')}"] = value
-    out = module(*arguments)
-    grads = torch.autograd.grad(out, list(leaves.values()), problem.grad.to(dtype))
+    with contextlib.nullcontext() if dtype == torch.float64 else problem.autocast():
+        out = module(*arguments)
+    grads = torch.autograd.grad(out, list(leaves.values()), problem.grad.to(out.dtype))
     return {"out": out.detach()} | dict(zip(leaves, grads, strict=True))
 
 
@@ -84,16 +86,21 @@ def errors(got: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, float]
 
 
 def failure(
-    found: dict[str, float], yardstick: dict[str, float], *, factor: float = 1.0
+    found: dict[str, float],
+    yardstick: dict[str, float],
+    *,
+    factor: float = 1.0,
+    dtype: torch.dtype = torch.float32,
 ) -> str | None:
-    """What is wrong with the errors of a layer in float32, or None.
+    """What is wrong with the errors of a layer, or None.
 
     Args:
         found: its errors.
-        yardstick: those of PyG's eager layer in float32.
+        yardstick: those of PyG's eager layer in the same precision.
         factor: how many times as large they may be.
+        dtype: that of results.
     """
-    floor = FLOOR_EPS * torch.finfo(torch.float32).eps
+    floor = FLOOR_EPS * torch.finfo(dtype).eps
     for name, error in found.items():
         allowed = factor * yardstick[name] + floor
         if not error <= allowed:

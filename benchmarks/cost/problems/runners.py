@@ -18,6 +18,7 @@ from benchmarks.layers.contestants import (
     COMPILED,
     DETERMINISTIC,
     OURS,
+    OURS_COMPILED,
     PYG_GATV2,
     SCATTER,
     Contestant,
@@ -36,7 +37,8 @@ def make_layer(contestant: Contestant, problem: Problem, **options: Any) -> nn.M
 
     def make(kind: Contestant, **own: Any) -> nn.Module:
         torch.manual_seed(SEED)
-        return layer(kind, IN_CHANNELS, case.channels, **shape, **own).to(problem.device)
+        made = layer(kind, IN_CHANNELS, case.channels, **shape, **own)
+        return made.to(problem.device, problem.dtype)
 
     module = make(contestant, **options)
     weights = make(PYG_GATV2).state_dict()
@@ -71,13 +73,14 @@ class Runner:
         return (self._edges(),) if attr is None else (self._edges(), attr)
 
     def forward(self) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), self.problem.autocast():
             return self.module(self._x, *self._arguments())
 
     def step(self) -> tuple[Tensor, ...]:
         """Gradients of the features and of all parameters."""
-        out = self.module(self._leaf_x, *self._arguments())
-        return torch.autograd.grad(out, self._leaves, self.problem.grad)
+        with self.problem.autocast():
+            out = self.module(self._leaf_x, *self._arguments())
+        return torch.autograd.grad(out, self._leaves, self.problem.grad.to(out.dtype))
 
 
 @contextlib.contextmanager
@@ -121,10 +124,14 @@ def module_of(contestant: Contestant, problem: Problem, backend: str = "auto") -
         return make_layer(OURS, problem, backend=backend)
     if contestant is SCATTER:
         return make_layer(OURS, problem, backend="scatter")
-    if contestant is COMPILED:
-        # Compiled for this problem's shapes; graph breaks are the peer's own.
+    if contestant in (COMPILED, OURS_COMPILED):
+        # Compiled for this problem's shapes; graph breaks are the layer's own.
+        if contestant is COMPILED:
+            plain = make_layer(PYG_GATV2, problem)
+        else:
+            plain = make_layer(OURS, problem, backend=backend)
         torch._dynamo.reset()
-        compiled: Any = torch.compile(make_layer(PYG_GATV2, problem))
+        compiled: Any = torch.compile(plain)
         return compiled
     if contestant is DETERMINISTIC:
         return make_layer(PYG_GATV2, problem)

@@ -1,0 +1,1 @@
+"""Regression on molecules, bond features included."""

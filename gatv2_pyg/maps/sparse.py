@@ -1,0 +1,100 @@
+"""Linear maps of sparse features, with the transpose that backward needs kept between steps.
+
+``torch.nn.functional.linear`` takes a sparse matrix too, but transposes it in the backward of each
+map and each step, and takes CSC and COO by way of CSR. Where nothing wraps the call, the maps of
+one matrix share its forms by row and by column, whose patterns outlive the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.nn.dense.linear import Linear
+
+from gatv2_pyg import kernels
+from gatv2_pyg.graph.tracing import values_unknown
+from gatv2_pyg.inputs import autocasts, is_lazy
+from gatv2_pyg.maps.matrix import SparseMatrix
+
+_LAYOUTS = (torch.sparse_csr, torch.sparse_csc, torch.sparse_coo)
+_MAPS = (Linear, torch.nn.Linear)
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def linear_maps(x: Tensor) -> Callable[[torch.nn.Module], Tensor]:
+    """What a module gives for ``x``.
+
+    Args:
+        x: ``[N, F]`` features, dense or a ``torch.sparse`` matrix.
+
+    Returns:
+        A function of the module. Those that are plain linear maps share the sparse matrix.
+    """
+    if x.layout not in _LAYOUTS or not _is_plain(x):
+        return lambda linear: linear(x)
+    matrix = SparseMatrix.of(x)
+    return lambda linear: _map(matrix, linear, x) if _is_plain_map(linear, x) else linear(x)
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether the values of ``x`` can be read, are no one's gradient, and suit the kernels."""
+    return (
+        x.device.type == "cpu"
+        and type(x) is Tensor
+        and x.dtype in _DTYPES
+        and not x.requires_grad
+        and not values_unknown(x)
+        and not torch._C._are_functorch_transforms_active()
+        and kernels.cpu_kernels() is not None
+    )
+
+
+def _is_plain_map(linear: Any, x: Tensor) -> bool:
+    """Whether a call of the module is a product and a bias, and nobody waits for it."""
+    return (
+        type(linear) in _MAPS
+        and not is_lazy(linear)
+        and "forward" not in vars(linear)
+        and linear.weight.device.type == "cpu"
+        and linear.weight.dtype == x.dtype
+        and not (
+            linear._forward_hooks
+            or linear._forward_pre_hooks
+            or linear._backward_hooks
+            or linear._backward_pre_hooks
+            or torch.nn.modules.module._has_any_global_hook()
+        )
+    )
+
+
+def _map(matrix: SparseMatrix, linear: Any, x: Tensor) -> Tensor:
+    out = _Product.apply(matrix, linear.weight.t())
+    out = out if linear.bias is None else out + linear.bias
+    if autocasts(x) and x.dtype != torch.float64:
+        out = out.to(torch.get_autocast_dtype(x.device.type))
+    return out
+
+
+class _Product(torch.autograd.Function):
+    """``matrix @ dense``, whose backward is a product of the transpose: differentiable again."""
+
+    @staticmethod
+    def forward(matrix: SparseMatrix, dense: Tensor) -> Tensor:
+        return matrix.times(dense)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.matrix = inputs[0]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return None, _Product.apply(ctx.matrix.transposed(), grad)
+
+    @staticmethod
+    def vmap(info, in_dims, matrix: SparseMatrix, dense: Tensor):
+        dense = dense.movedim(in_dims[1], 1)
+        product = _Product.apply(matrix, dense.flatten(1))
+        return product.unflatten(1, dense.shape[1:]), 1
