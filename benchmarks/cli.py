@@ -42,6 +42,10 @@ COMMANDS: dict[str, Entry] = {
     "speed": Entry("cost.speed", "time against PyG's layers and against the floor, CPU or CUDA"),
     "memory": Entry("cost.memory", "peak memory of a training step, each layer in a fresh process"),
     "scaling": Entry("cost.scaling", "time and memory against edges, channels, heads and hubs"),
+    "beyond": Entry(
+        "cost.beyond.bench",
+        "batched features, biases of edges, dense batches: what PyG has no layer for",
+    ),
     "gpu": Entry("cost.gpu", "one visit to a GPU: kernel tests, speed and memory in a few minutes"),
     "report": Entry(
         "harness.reporting.report",
