@@ -44,7 +44,7 @@ COMMANDS: dict[str, Entry] = {
     "scaling": Entry("cost.scaling", "time and memory against edges, channels, heads and hubs"),
     "beyond": Entry(
         "cost.beyond.bench",
-        "batched features, biases of edges, dense batches: what PyG has no layer for",
+        "what PyG has no layer for: batched features, biases, dense",
     ),
     "gpu": Entry("cost.gpu", "one visit to a GPU: kernel tests, speed and memory in a few minutes"),
     "report": Entry(

@@ -147,7 +147,8 @@ class DenseGATv2Conv(torch.nn.Module):
         if self.bias is not None:
             out = out + self.bias
         if mask is not None:
-            out = out * mask.view(-1, size, 1).to(out.dtype)
+            count = batch if mask.numel() == batch * size else 1
+            out = out * mask.reshape(count, size, 1).to(out.dtype)
         elif self.bias is None and res is None and self.concat and attended.requires_grad:
             # Backward needs what attention returned; the caller may change what is returned here.
             out = out.clone()

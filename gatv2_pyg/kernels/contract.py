@@ -67,8 +67,8 @@ class Inputs(NamedTuple):
     """``[H * C, D]``, in the accumulation dtype."""
     attn_bias: Tensor | None = None
     """``[K, H]``, or ``[K, 1]`` for all heads alike, ``K <= num_ids``, in the accumulation dtype:
-    of the edges with the ids from 0 to K - 1; the others have none.  An edge whose score is -inf with
-    it takes no part, and a row of no other edges is one without edges."""
+    of the edges with the ids from 0 to K - 1; the others have none.  An edge whose score is -inf
+    with it takes no part, and a row of no other edges is one without edges."""
 
 
 class Options(NamedTuple):

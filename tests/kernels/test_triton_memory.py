@@ -91,6 +91,8 @@ class Memory:
         dataclasses.replace(SMALL, dropout=0.3, self_loops=True),
         dataclasses.replace(HUB, dropout=0.3, index_dtype=torch.int64),
         dataclasses.replace(HUB, edge_dim=None, grad_alpha=False, heads=9, blocks=2),
+        dataclasses.replace(HUB, batch=2, bias="head", self_loops=True),
+        dataclasses.replace(SMALL, batch=3, bias="edge", dropout=0.3, self_loops=True),
     ],
     ids=str,
 )

@@ -78,7 +78,7 @@ def backward(
     options: Options,
     needs: Needs,
 ) -> InputGrads:
-    """Equations (4)-(8).
+    """Equations (4)-(9).
 
     Raises:
         MemoryError: there is no room for the scratch memory.

@@ -105,7 +105,7 @@ class _Pass(NamedTuple):
     tile: Tile
     args: dict[str, Any]
     """The arguments of the call and of the rows, by the names of the kernels' parameters."""
-    batch: int
+    batch: int = 1
     """Elements that the kernels run for."""
 
     @classmethod
@@ -186,7 +186,7 @@ class _Pass(NamedTuple):
             out=out,
             lse=lse,
             num_cuts=num_cuts,
-            num_pieces=self.args["num_pieces"],
+            num_pieces=pieces.numel() // max(self.batch * heads * channels, 1),
             num_rows=num_rows,
             H=heads,
             C=channels,
@@ -230,7 +230,7 @@ def backward(
     options: Options,
     needs: Needs,
 ) -> InputGrads:
-    """Equations (4)-(8)."""
+    """Equations (4)-(9)."""
     edge_attr, edge_weight = inputs.edge_attr, inputs.edge_weight
     delta = outputs.out.new_empty(outputs.lse.shape)
     call = {
