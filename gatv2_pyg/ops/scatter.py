@@ -45,7 +45,7 @@ def forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bo
     """Equations (1)-(3) over edges sorted by destination; ``lse`` is not computed where there are
     edges, and left empty."""
     with without_autocast(inputs.x_src.device):
-        if int(edges.by_dst.ptr[-1]) == 0:
+        if int(edges.by_dst.ptr[-1]) == 0 or inputs.x_src.numel() == 0:
             # The gradients of torch_scatter's segments of nothing are not written.
             return reference.forward(inputs, edges, options, return_attention)
         if inputs.x_src.dim() == 3:

@@ -175,7 +175,7 @@ def test_a_constant_bias_changes_nothing_and_a_mask_removes_edges(backend):
         assert torch.allclose(masked, conv(x, index[:, keep]), atol=1e-12)
 
 
-@pytest.mark.parametrize("backend", backends())
+@pytest.mark.parametrize("backend", [name for name in backends() if name != "scatter"])
 def test_second_derivatives(backend):
     conv, x, index, bias = small()
     x.requires_grad_()
@@ -260,8 +260,8 @@ def test_sparse_matrices_and_steps_of_message_passing():
     close(conv(x, adj, attn_bias=bias[order]), want)
 
     class Stepwise(GATv2Conv):
-        def edge_update(self, *args, **kwargs):
-            return super().edge_update(*args, **kwargs)
+        def edge_update(self, x_j, x_i, edge_attr, index, ptr, dim_size):
+            return super().edge_update(x_j, x_i, edge_attr, index, ptr, dim_size)
 
     class Own(GATv2Conv):
         def edge_update(self, x_j, x_i, edge_attr, index, ptr, dim_size):
