@@ -44,7 +44,7 @@ CALLS = {
         conv,
         (x(columns=7), edges()),
         ValueError,
-        r"'x'.*\[\*, num_nodes, 5\].*\[6, 7\]",
+        r"'x'.*num_nodes, 5\].*\[6, 7\]",
     ),
     "1-D x": (conv, (torch.randn(F), edges()), ValueError, r"'x'.*\[\*, num_nodes, 5\].*\[5\]"),
     "x of the wrong type": (conv, ([1.0], edges()), TypeError, r"'x'.*Tensor.*list"),
