@@ -55,8 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def step(part: str, contestant: str, size: dict[str, Any], device: str, backend: str) -> fresh.Step:
     """A training step of a contestant, after one on a tiny graph."""
-    tiny = calls.make(part, contestant, dataclasses.replace(TINY), device, backend)
-    whole = calls.make(part, contestant, calls.Size(**size), device, backend)
+    full = calls.Size(**size)
+    small = dataclasses.replace(TINY, batch=min(TINY.batch, full.batch))
+    tiny = calls.make(part, contestant, small, device, backend)
+    whole = calls.make(part, contestant, full, device, backend)
 
     def run() -> None:
         whole.step()
@@ -77,7 +79,10 @@ def check(part: str, size: calls.Size, device: str, backend: str) -> None:
         for dtype, tolerance in TOLERANCE.items():
             call = calls.make(part, contestant, small, device, backend, dtype)
             truth = calls.make(part, contestant, small, device, backend, torch.float64).statement()
-            found = call.results() if dtype == torch.float64 else {"out": call.out().detach()}
+            if dtype == torch.float64:
+                found = call.results()
+            else:
+                found = {"out": call.out().detach().reshape(call.grad.shape)}
             for name, value in found.items():
                 error = float((value.double() - truth[name]).abs().max())
                 if not error <= tolerance * float(truth[name].abs().max()):
