@@ -74,6 +74,7 @@ class ByDestination {
 
   // d att and d W_edge from the sums over items, then the long rows', in order.
   void finish() {
+    c_.bias.finish();
     double* const totals = totals_.template get<double>();
     if (d_att_) {
       long_rows_.add_att(totals);

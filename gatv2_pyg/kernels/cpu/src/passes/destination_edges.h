@@ -199,8 +199,7 @@ class DestinationEdges {
   }
   // (9) of edges [begin, begin + n) from ds, [n][head_stride].
   void put_bias_gradient(int64_t begin, int64_t n, const A* ds) const {
-    if (c_.bias.gradient())
-      c_.bias.put(rows_, begin, n, ds, c_.plan.head_stride, c_.plan.heads);
+    if (c_.bias.gradient()) c_.bias.put(begin, n, ds, c_.plan.head_stride, c_.plan.heads);
   }
   // Likewise from what `sum` left in w.s and w.d, and what that lacks: see Records.
   void put_bias_gradient(Worker<T>& w, int64_t begin, int64_t n, const A* scale,

@@ -52,7 +52,7 @@ struct Context {
           interleaved ? find_interleaved<T>(plan.segments()[k]) : find_micro<T>(plan.segments()[k]);
     }
   }
-  bool ok() const { return plan.ok() && fixed && tables; }
+  bool ok() const { return plan.ok() && fixed && tables && bias.ok(); }
   bool edges() const { return args.edge_dim > 0; }
   // Threads worth waking for so many edges.
   int64_t threads_for(int64_t edges) const { return edges * plan.row < 32768 ? 1 : threads; }
@@ -221,9 +221,10 @@ GATV2_INLINE void read_tile(const Context<T>& c, Worker<T>& w, const Rows& rows,
   w.tile.n = n;
   fill_slots(w.tile.rows, w.tile.next_rows, rows.idx, rows.num_edges, Slots(n, c.group), begin,
              kTile, follows, base, c.plan.gathered);
-  if (need_ids || c.bias)
+  w.tile.position = begin;
+  if (need_ids || c.bias.by_id())
     for (int k = 0; k < n; ++k) w.ids[k] = rows.id(begin + k);
-  if (c.bias) c.bias.prefetch_edges(rows, begin + n, kTile);
+  if (c.bias.by_id()) c.bias.prefetch_edges(rows, begin + n, kTile);
   if (c.edges()) w.tile.projected = w.window.at(rows, begin, n);
 }
 // The row's own vectors, for all slots of its tiles.
@@ -244,9 +245,10 @@ GATV2_INLINE void read_batch(const Context<T>& c, Worker<T>& w, const Rows& rows
   fill_slots(t.rows, t.next_rows, rows.idx, rows.num_edges, Slots(t.n, c.group), begin, kBatch,
              t.next_begin == begin, base, c.plan.gathered);
   t.next_begin = begin + t.n;
-  if (need_ids || c.bias)
+  t.position = begin;
+  if (need_ids || c.bias.by_id())
     for (int k = 0; k < t.n; ++k) w.ids[k] = rows.id(begin + k);
-  if (c.bias) c.bias.prefetch_edges(rows, begin + t.n, t.n);
+  if (c.bias.by_id()) c.bias.prefetch_edges(rows, begin + t.n, t.n);
   if (c.edges()) t.projected = w.window.at(rows, begin, t.n);
 }
 // The rows' own vectors, packed in `from`, for the slots of their edges; `memory` has room for the
@@ -265,7 +267,7 @@ template <Direction D, class T>
 GATV2_INLINE void score_tile(const Context<T>& c, Worker<T>& w, Acc<T>* s, Acc<T>* d) {
   c.each_segment([&](const MicroTable<T>* m, const Segment& seg)
                      GATV2_LAMBDA_INLINE { m->score[D][c.edges()](w.tile, seg, w.common, s, d); });
-  if (c.bias) c.bias.add(c.scores, c.plan.heads, w.ids, w.tile.n, s);
+  if (c.bias) c.bias.add(c.scores, c.plan.heads, w.ids, w.tile.position, w.tile.n, s);
 }
 
 GATV2_END

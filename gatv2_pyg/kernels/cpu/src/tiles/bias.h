@@ -2,11 +2,14 @@
 #pragma once
 
 #include "layout/memory.h"
+#include "layout/parallel.h"
 #include "layout/rows.h"
 #include "tiles/short_rows.h"
 
 GATV2_BEGIN
 
+// Biases of heads alike, and their gradients, are brought into the order of positions, where a tile
+// finds those of its edges together: read by id they cost a page walk an edge in every pass.
 template <class A>
 class ScoreBias {
   using V = typename Simd<A>::V;
@@ -17,13 +20,39 @@ class ScoreBias {
       : biases_(static_cast<const A*>(a.attn_bias)),
         gradients_(static_cast<A*>(a.d_attn_bias)),
         rows_(a.bias_rows),
-        row_(a.bias_heads) {}
+        row_(a.bias_heads),
+        threads_(a.threads),
+        edges_(a.by_dst, a.wide_index, a.num_dst),
+        ordered_(bytes_by_position(biases_)),
+        ordered_gradients_(bytes_by_position(gradients_)) {
+    if (!ok() || !biases_ || row_ != 1) return;
+    A* const to = ordered_.template get<A>();
+    each_range([&](int64_t begin, int64_t end) {
+      for (int64_t p = begin; p < end; ++p) {
+        const int64_t id = edges_.id(p);
+        to[p] = id < rows_ ? biases_[id] : (A)0;
+      }
+    });
+  }
+  bool ok() const { return ordered_ && ordered_gradients_; }
   explicit operator bool() const { return biases_ != nullptr; }
   bool gradient() const { return gradients_ != nullptr; }
+  // Whether edges are known by their ids here.
+  bool by_id() const { return biases_ && row_ != 1; }
 
-  // s[e][h] += b_e for n edges.
-  GATV2_NOINLINE void add(const ScoreLayout<A>& layout, int heads, const int64_t* ids, int n,
-                          A* s) const {
+  // s[e][h] += b_e for n edges, that stand from position `begin` on.
+  GATV2_NOINLINE void add(const ScoreLayout<A>& layout, int heads, const int64_t* ids,
+                          int64_t begin, int n, A* s) const {
+    if (row_ == 1) {
+      const A* const b = ordered_.template get<A>() + begin;
+      switch (layout.stride) {
+        case 1: return add_runs<1>(1, b, n, s);
+        case 2: return add_runs<2>(2, b, n, s);
+        case 4: return add_runs<(W >= 4 ? 4 : W)>(4, b, n, s);
+        case 8: return add_runs<(W >= 8 ? 8 : W)>(8, b, n, s);
+        default: return add_runs<W>(layout.stride, b, n, s);
+      }
+    }
     if (row_ != layout.stride) return add_by_head(layout.stride, heads, ids, n, s);
     switch (layout.stride) {
       case 1: return add_lanes<1>(1, ids, n, s);
@@ -43,19 +72,36 @@ class ScoreBias {
     }
   }
   // (9): d b_e = ds_e, [n][head_stride], of edges [begin, begin + n).
-  GATV2_NOINLINE void put(const Rows& rows, int64_t begin, int64_t n, const A* ds, int stride,
-                          int heads) const {
-    for (int64_t e = 0; e < n; ++e, ds += stride) {
-      const int64_t id = rows.id(begin + e);
-      if (id >= rows_) continue;
-      if (row_ == heads) {
-        memcpy(gradients_ + id * row_, ds, sizeof(A) * heads);
-        continue;
+  GATV2_NOINLINE void put(int64_t begin, int64_t n, const A* ds, int stride, int heads) const {
+    if (row_ == 1) {
+      A* const to = ordered_gradients_.template get<A>() + begin;
+      for (int64_t e = 0; e < n; ++e, ds += stride) {
+        // Two chains of sums.
+        A even = 0, odd = 0;
+        int h = 0;
+        for (; h + 2 <= heads; h += 2) {
+          even += ds[h];
+          odd += ds[h + 1];
+        }
+        to[e] = even + (h < heads ? odd + ds[h] : odd);
       }
-      A sum = 0;
-      for (int h = 0; h < heads; ++h) sum += ds[h];
-      gradients_[id] = sum;
+      return;
     }
+    for (int64_t e = 0; e < n; ++e, ds += stride) {
+      const int64_t id = edges_.id(begin + e);
+      if (id < rows_) memcpy(gradients_ + id * row_, ds, sizeof(A) * heads);
+    }
+  }
+  // What `put` left by position, by id; after all edges.
+  void finish() const {
+    if (!gradients_ || row_ != 1) return;
+    const A* const from = ordered_gradients_.template get<A>();
+    each_range([&](int64_t begin, int64_t end) {
+      for (int64_t p = begin; p < end; ++p) {
+        const int64_t id = edges_.id(p);
+        if (id < rows_) gradients_[id] = from[p];
+      }
+    });
   }
   // What an id without an edge leaves.
   void clear_gradient() const {
@@ -86,6 +132,28 @@ class ScoreBias {
  private:
 
   size_t bytes() const { return sizeof(A) * rows_ * row_; }
+  // A vector more: whole vectors are read.
+  size_t bytes_by_position(const void* there) const {
+    return there && row_ == 1 ? sizeof(A) * (edges_.num_edges + W) : 0;
+  }
+  template <class Body>
+  void each_range(const Body& body) const {
+    const int64_t count = edges_.num_edges, block = 8192;
+    parallel_for((count + block - 1) / block, threads_, [&](int64_t item, int64_t) {
+      body(item * block, min_of(count, (item + 1) * block));
+    });
+  }
+  // Lanes of HS: those of an edge, or W where it has more. Lanes past its heads hold anything.
+  template <int HS>
+  GATV2_INLINE void add_runs(int stride, const A* b, int n, A* s) const {
+    if constexpr (HS < W) {
+      for (int k = 0; k < n * HS; k += W)
+        store(s + k, load(s + k) + (HS == 1 ? load(b + k) : spread_runs<HS>(b + k / HS)));
+    } else {
+      for (int e = 0; e < n; ++e, s += stride)
+        for (int k = 0; k < stride; k += W) store(s + k, load(s + k) + broadcast<V>(b[e]));
+    }
+  }
   template <int HS>
   GATV2_INLINE void add_lanes(int stride, const int64_t* ids, int n, A* s) const {
     using L = EdgeLanes<A, HS>;
@@ -96,17 +164,18 @@ class ScoreBias {
     }
   }
   void add_by_head(int stride, int heads, const int64_t* ids, int n, A* s) const {
-    const int64_t step = row_ == 1 ? 0 : 1;
     for (int e = 0; e < n; ++e, s += stride) {
       if (ids[e] >= rows_) continue;
       const A* const b = biases_ + ids[e] * row_;
-      for (int h = 0; h < heads; ++h) s[h] += b[h * step];
+      for (int h = 0; h < heads; ++h) s[h] += b[h];
     }
   }
 
   const A* const biases_;
   A* const gradients_;
-  const int64_t rows_, row_;
+  const int64_t rows_, row_, threads_;
+  const Rows edges_;  // by destination
+  const Buffer ordered_, ordered_gradients_;
 };
 
 GATV2_END
