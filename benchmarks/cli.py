@@ -51,6 +51,10 @@ COMMANDS: dict[str, Entry] = {
     "minibatch": Entry(
         "cost.minibatch.job", "training steps a second on sampled neighbourhoods, each layer"
     ),
+    "beyond": Entry(
+        "cost.beyond.bench",
+        "what PyG has no layer for: batched features, biases, dense",
+    ),
     "gpu": Entry("cost.gpu", "one visit to a GPU: kernel tests, speed and memory in a few minutes"),
     "report": Entry(
         "harness.reporting.report",

@@ -3,6 +3,7 @@
 from gatv2_pyg.backends import Backend, use_backend
 from gatv2_pyg.conv import GATv2Conv
 from gatv2_pyg.convert import to_pyg, use_gatv2
+from gatv2_pyg.dense.conv import DenseGATv2Conv
 from gatv2_pyg.functional import gatv2_attention
 from gatv2_pyg.graph.cache import set_graph_cache
 from gatv2_pyg.graph.structure import EdgeIndexError, Graph
@@ -10,6 +11,7 @@ from gatv2_pyg.zero_edit.patching import patch
 
 __all__ = [
     "Backend",
+    "DenseGATv2Conv",
     "EdgeIndexError",
     "GATv2Conv",
     "Graph",

@@ -19,7 +19,7 @@ from torch_geometric.utils.sparse import set_sparse_value
 from gatv2_pyg import inputs
 from gatv2_pyg.backends import Backend, check_backend_name
 from gatv2_pyg.functional import attend
-from gatv2_pyg.graph.adjacency import Neighbours, as_int64
+from gatv2_pyg.graph.adjacency import Neighbours, as_int64, count_edges
 from gatv2_pyg.kernels.contract import Inputs
 from gatv2_pyg.maps import linear_maps
 from gatv2_pyg.ops.dropout import draw_seed, dropout_scale
@@ -33,16 +33,25 @@ OWN_STATE = {"backend": "auto", "_warned_of_missing_edge_attr": False}
 """What an instance has beyond one of PyG's class, with its defaults."""
 
 
-class _EdgeIds(threading.local):
-    """The ids of the edges that message passing runs over, for the dropout mask."""
+class _Passing(threading.local):
+    """What :meth:`GATv2Conv.edge_update` needs to know that PyG's message passing does not carry.
 
-    value: Tensor | None
+    Attributes:
+        ids: of the edges that it runs over, for the dropout mask.
+        attn_bias: ``[E']`` or ``[E', H]`` of the same edges.
+        bias_used: whether the bias was added.
+    """
+
+    ids: Tensor | None
+    attn_bias: Tensor | None
+    bias_used: bool
 
     def __init__(self) -> None:
-        self.value = None
+        self.ids = self.attn_bias = None
+        self.bias_used = False
 
 
-_edge_ids = _EdgeIds()
+_passing = _Passing()
 
 
 class GATv2Conv(torch_geometric.nn.GATv2Conv):
@@ -54,10 +63,11 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         , \qquad
         \alpha_{ij} = \mathrm{softmax}_j \left( \mathbf{a}^{\top} \mathrm{LeakyReLU}
         (\mathbf{W}_l \mathbf{x}_j + \mathbf{W}_r \mathbf{x}_i + \mathbf{W}_e \mathbf{e}_{ij})
-        \right)
+        + b_{ij} \right)
 
     A :class:`torch_geometric.nn.GATv2Conv`: constructor, ``forward``, parameters, ``state_dict``
-    and results are the same, and no ``[E, H, C]`` tensor is built.
+    and results are the same, and no ``[E, H, C]`` tensor is built.  Beyond it, ``forward`` takes a
+    batch of features on one graph, and biases :math:`b_{ij}` of the edges.
 
     The layer takes PyG's message passing (:meth:`edge_update`, :meth:`message`) whenever fusing
     would change what a user sees: under ``explain``, with a message-passing hook, in a subclass
@@ -130,28 +140,35 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         edge_index: Adj,
         edge_attr: OptTensor = None,
         return_attention_weights: bool | None = None,
+        *,
+        attn_bias: OptTensor = None,
     ) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor]] | tuple[Tensor, SparseTensor]:
         """Applies the layer.
 
         Args:
-            x: ``[N, F_in]`` node features, or a pair ``([N_src, F_src], [N_dst, F_dst])``; each
-                dense, or a ``torch.sparse`` matrix in CSR, CSC or COO layout.
+            x: ``[*, N, F_in]`` node features, or a pair ``([*, N_src, F_src], [*, N_dst, F_dst])``.
+                The dimensions ``*`` are a batch on one graph, whose elements share all else;
+                dropout differs between them.  Without a batch each may also be a ``torch.sparse``
+                matrix in CSR, CSC or COO layout.
             edge_index: ``[2, E]`` integers or an :class:`torch_geometric.EdgeIndex`; or a
                 transposed sparse adjacency (``torch.sparse`` or ``SparseTensor``).
             edge_attr: ``[E, D]`` edge features (``[E]`` if ``D`` is 1).
             return_attention_weights: whether to return the attention coefficients too.
+            attn_bias: ``[E]`` or ``[E, H]``, added to the logits of the edges before the softmax,
+                in any floating dtype; 0 for added self-loops.  Where it is -inf the edge takes no
+                part: its coefficient is 0, and so are gradients through it.
 
         Returns:
-            ``[N_dst, H * C]`` (``[N_dst, C]`` without ``concat``).  With
-            ``return_attention_weights`` also ``(edge_index [2, E'], alpha [E', H])`` (for a sparse
-            adjacency, that with its values), self-loops included.
+            ``[*, N_dst, H * C]`` (``[*, N_dst, C]`` without ``concat``).  With
+            ``return_attention_weights`` also ``(edge_index [2, E'], alpha [*, E', H])`` (for a
+            sparse adjacency without a batch, that with its values), self-loops included.
 
         Raises:
             TypeError: an argument has the wrong type or dtype.
             ValueError: an argument has the wrong shape, device or indices.
             RuntimeError: the backend asked for by name can't be used.
         """
-        x_l, x_r, neighbours = inputs.check(self, x, edge_index, edge_attr)
+        x_l, x_r, neighbours = inputs.check(self, x, edge_index, edge_attr, attn_bias)
         if edge_attr is None and self.edge_dim is not None and not is_sparse(edge_index):
             self._warn_of_missing_edge_attr()
         backend = choose_backend(self, GATv2Conv, x_l)
@@ -164,21 +181,26 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         at_src = linear_maps(x_l)
         at_dst = at_src if x_l is x_r else linear_maps(x_r)
         res = at_dst(self.res) if self.res is not None else None
-        x_l = at_src(self.lin_l).view(-1, self.heads, self.out_channels)
-        if at_src is at_dst and self.share_weights:
-            x_r = x_l
-        else:
-            x_r = at_dst(self.lin_r).view(-1, self.heads, self.out_channels)
+        x_l = self._by_head(at_src(self.lin_l))
+        same = at_src is at_dst and self.share_weights
+        x_r = x_l if same else self._by_head(at_dst(self.lin_r))
 
         wanted = bool(return_attention_weights)
         attention: tuple[Adj, Tensor] | None
         if graph is None:
-            out, attention = self._pass_messages(neighbours, x_l, x_r)
+            out, attention = self._pass_messages(neighbours, x_l, x_r, attn_bias)
         else:
             edge_attr, edge_weight = self._edge_features(neighbours, x_l.dtype)
             out, alpha = attend(
                 backend,
-                Inputs(x_l, _first_rows(x_r, graph.num_dst), self.att[0], edge_attr, edge_weight),
+                Inputs(
+                    x_l,
+                    _first_rows(x_r, graph.num_dst),
+                    self.att[0],
+                    edge_attr,
+                    edge_weight,
+                    attn_bias if attn_bias is None or attn_bias.dim() == 2 else attn_bias[:, None],
+                ),
                 graph,
                 negative_slope=self.negative_slope,
                 dropout=self.dropout if self.training else 0.0,
@@ -187,11 +209,11 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
             )
             if self.flow == "target_to_source":
                 # PyG's message passing returns a row for each row of x[0] then.
-                out = F.pad(out, (0, 0, 0, 0, 0, x_l.size(0) - graph.num_dst))
+                out = F.pad(out, (0, 0, 0, 0, 0, x_l.size(-3) - graph.num_dst))
             attention = None if alpha is None else neighbours.order(graph, alpha)
 
         shared = out
-        out = out.flatten(1) if self.concat else out.mean(dim=1)
+        out = out.flatten(-2) if self.concat else out.mean(dim=-2)
         if res is not None:
             out = out + res
         if self.bias is not None:
@@ -202,7 +224,12 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         return (out, _returned(*attention)) if wanted and attention is not None else out
 
     def backend_for(
-        self, x: Tensor | PairTensor, edge_index: Adj, edge_attr: OptTensor = None
+        self,
+        x: Tensor | PairTensor,
+        edge_index: Adj,
+        edge_attr: OptTensor = None,
+        *,
+        attn_bias: OptTensor = None,
     ) -> Backend:
         """Which path :meth:`forward` takes for these arguments, and why.
 
@@ -212,7 +239,8 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         Raises:
             The errors of :meth:`forward`.
         """
-        return choose_backend(self, GATv2Conv, inputs.check(self, x, edge_index, edge_attr).x_src)
+        checked = inputs.check(self, x, edge_index, edge_attr, attn_bias)
+        return choose_backend(self, GATv2Conv, checked.x_src)
 
     def edge_update(
         self,
@@ -223,7 +251,10 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         ptr: OptTensor,
         dim_size: int | None,
     ) -> Tensor:
-        """Attention coefficients ``[E, H]`` after dropout, by formulas (1)-(2)."""
+        """Attention coefficients ``[E, H]`` after dropout, by formulas (1)-(2).
+
+        With the ``attn_bias`` that :meth:`forward` was given.
+        """
         z = x_i + x_j  # (1)
         if edge_attr is not None:
             if edge_attr.dim() == 1:
@@ -232,9 +263,18 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
                 raise ValueError("Expected no 'edge_attr' in a layer without 'edge_dim'")
             z = z + self.lin_edge(edge_attr).view(-1, self.heads, self.out_channels)
         s = (F.leaky_relu(z, self.negative_slope) * self.att).sum(dim=-1)  # (2)
-        alpha = softmax(s, index, ptr, dim_size)
+        bias = _passing.attn_bias
+        if bias is None:
+            alpha = softmax(s, index, ptr, dim_size)
+        else:
+            _passing.bias_used = True
+            s = s + (bias if bias.dim() == 2 else bias.unsqueeze(1)).to(s.dtype)
+            # PyG's softmax has no number for a node whose scores are all -inf.
+            masked = s == -torch.inf
+            s = s.masked_fill(masked, torch.finfo(s.dtype).min)
+            alpha = softmax(s, index, ptr, dim_size).masked_fill(masked, 0.0)
         if self.training and self.dropout > 0:
-            ids = _edge_ids.value
+            ids = _passing.ids
             if ids is None:
                 ids = torch.arange(alpha.size(0), device=alpha.device)
             seed = draw_seed(alpha.device)
@@ -271,37 +311,65 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
             self.lin_edge.initialize_parameters(self.lin_edge, (edge_attr,))
         return edge_attr.to(dtype), self.lin_edge.weight
 
+    def _by_head(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], self.heads, self.out_channels)
+
     def _pass_messages(
-        self, neighbours: Neighbours, x_l: Tensor, x_r: Tensor
+        self, neighbours: Neighbours, x_l: Tensor, x_r: Tensor, attn_bias: Tensor | None
     ) -> tuple[Tensor, tuple[Adj, Tensor]]:
-        """Attention by PyG's message passing, step by step."""
+        """Attention by PyG's message passing, step by step; a batch element by element."""
         adj, ids = neighbours.with_self_loops()
         edge_attr = neighbours.features() if neighbours.edge_attr is not None else None
         if edge_attr is not None and ids is not None:
             edge_attr = edge_attr[ids]
+        if attn_bias is not None and ids is not None:
+            loops = attn_bias.new_zeros(neighbours.num_nodes, *attn_bias.shape[1:])
+            attn_bias = torch.cat([attn_bias, loops])[ids]
         index = as_int64(adj)
-        with _with_edge_ids(ids):
-            # edge_updater_type: (x: PairTensor, edge_attr: OptTensor)
-            alpha = self.edge_updater(index, x=(x_l, x_r), edge_attr=edge_attr)
-        # propagate_type: (x: PairTensor, alpha: Tensor)
-        return self.propagate(index, x=(x_l, x_r), alpha=alpha), (adj, alpha)
+
+        def element(x: PairTensor) -> tuple[Tensor, Tensor]:
+            with _passing_along(ids, attn_bias):
+                # edge_updater_type: (x: PairTensor, edge_attr: OptTensor)
+                alpha = self.edge_updater(index, x=x, edge_attr=edge_attr)
+                if attn_bias is not None and not _passing.bias_used:
+                    raise ValueError(
+                        f"Expected no 'attn_bias', since {type(self).__name__} has an "
+                        "'edge_update' of its own that does not call the layer's"
+                    )
+            # propagate_type: (x: PairTensor, alpha: Tensor)
+            return self.propagate(index, x=x, alpha=alpha), alpha
+
+        if x_l.dim() == 3:
+            out, alpha = element((x_l, x_r))
+            return out, (adj, alpha)
+        lead = x_l.shape[:-3]
+        pairs = zip(x_l.flatten(0, -4), x_r.flatten(0, -4), strict=True)
+        found = [element(pair) for pair in pairs]
+        if not found:
+            alpha = x_l.new_empty(*lead, count_edges(adj), self.heads)
+            return x_r if self.flow == "source_to_target" else x_l, (adj, alpha)
+        out, alpha = (torch.stack(parts).unflatten(0, lead) for parts in zip(*found, strict=True))
+        return out, (adj, alpha)
 
 
 @contextlib.contextmanager
-def _with_edge_ids(ids: Tensor | None) -> Iterator[None]:
-    """Tells :meth:`GATv2Conv.edge_update` the ids of the edges, for the dropout mask."""
-    before, _edge_ids.value = _edge_ids.value, ids
+def _passing_along(ids: Tensor | None, attn_bias: Tensor | None) -> Iterator[None]:
+    """Tells :meth:`GATv2Conv.edge_update` what :class:`_Passing` holds."""
+    before = _passing.ids, _passing.attn_bias, _passing.bias_used
+    _passing.ids, _passing.attn_bias, _passing.bias_used = ids, attn_bias, False
     try:
         yield
     finally:
-        _edge_ids.value = before
+        _passing.ids, _passing.attn_bias, _passing.bias_used = before
 
 
 def _first_rows(x: Tensor, count: int) -> Tensor:
-    return x if x.size(0) == count else x[:count]
+    return x if x.size(-3) == count else x[..., :count, :, :]
 
 
 def _returned(adj: Adj, alpha: Tensor):
+    if alpha.dim() > 2:
+        return adj, alpha
     if isinstance(adj, SparseTensor):
         return adj.set_value(alpha, layout="coo")
     return (set_sparse_value(adj, alpha) if is_torch_sparse_tensor(adj) else adj), alpha

@@ -10,7 +10,7 @@ from gatv2_pyg.graph import Graph
 from gatv2_pyg.inputs import check_not_distributed
 from gatv2_pyg.kernels.contract import Inputs, Options
 from gatv2_pyg.ops import direct, operators, reference, scatter
-from gatv2_pyg.ops.checks import check_dropout, check_inputs, check_seed, check_slope
+from gatv2_pyg.ops.checks import check_bias, check_dropout, check_inputs, check_seed, check_slope
 from gatv2_pyg.ops.dropout import draw_seed
 
 
@@ -22,6 +22,7 @@ def gatv2_attention(
     *,
     edge_attr: Tensor | None = None,
     edge_weight: Tensor | None = None,
+    attn_bias: Tensor | None = None,
     negative_slope: float = 0.2,
     dropout: float = 0.0,
     training: bool = False,
@@ -37,7 +38,7 @@ def gatv2_attention(
 
     .. math::
         s_e &= \mathbf{a}^{\top} \mathrm{LeakyReLU}(\mathbf{x}^{src}_j + \mathbf{x}^{dst}_i
-               + \mathbf{W}_{edge} \mathbf{e}_e), \\
+               + \mathbf{W}_{edge} \mathbf{e}_e) + b_e, \\
         \alpha_e &= \exp(s_e) / \textstyle\sum_{e' \to i} \exp(s_{e'}), \qquad
         \mathbf{out}_i = \textstyle\sum_{e \to i} \alpha_e \, \mathbf{x}^{src}_j.
 
@@ -45,24 +46,29 @@ def gatv2_attention(
     is built and results are bitwise the same from run to run.
 
     Args:
-        x_src: ``[N_src, H, C]`` transformed source features (PyG's ``lin_l(x)``).
-        x_dst: ``[N_dst, H, C]`` transformed destination features (PyG's ``lin_r(x)``).
+        x_src: ``[*, N_src, H, C]`` transformed source features (PyG's ``lin_l(x)``).  The
+            dimensions ``*`` are a batch on one graph, of calls that share all but ``x_src`` and
+            ``x_dst``; dropout differs between its elements.
+        x_dst: ``[*, N_dst, H, C]`` transformed destination features (PyG's ``lin_r(x)``).
         att: ``[H, C]`` attention vectors.
         graph: the edges.
         edge_attr: ``[graph.num_ids, D]`` edge features, a row per edge id.
         edge_weight: ``[H * C, D]``, :math:`\mathbf{W}_{edge}` (PyG's ``lin_edge.weight``).
+        attn_bias: ``[graph.num_ids]`` or ``[graph.num_ids, H]``, :math:`b_e`, a row per edge id, in
+            any floating dtype.  Where it is -inf the edge takes no part: its coefficient is 0, and
+            so are gradients through it; a destination that has no other edges gets 0.
         negative_slope: the slope of LeakyReLU below zero.
         dropout: the probability that an attention coefficient is dropped in training.
         training: whether dropout is applied.
         return_attention: whether to return the coefficients too.
-        seed: what dropout is a function of, with edge id and head: an integer from 0 to 2**63 - 1,
-            or a 0-dimensional int64 tensor of one; drawn from torch's default generator if None.
-            Processes that share a graph (:meth:`Graph.rows`) pass the same.
+        seed: what dropout is a function of, with edge id, head and element of the batch: an integer
+            from 0 to 2**63 - 1, or a 0-dimensional int64 tensor of one; drawn from torch's default
+            generator if None.  Processes that share a graph (:meth:`Graph.rows`) pass the same.
         backend: see :func:`gatv2_pyg.use_backend`.
 
     Returns:
-        ``[N_dst, H, C]`` (zero for a destination without edges); with ``return_attention`` also
-        the coefficients ``[graph.num_ids, H]`` after dropout, zero for removed self-loops.
+        ``[*, N_dst, H, C]`` (zero for a destination without edges); with ``return_attention`` also
+        the coefficients ``[*, graph.num_ids, H]`` after dropout, zero for removed self-loops.
 
     Raises:
         TypeError: a tensor has the wrong dtype, or is a DTensor.
@@ -73,7 +79,10 @@ def gatv2_attention(
         raise TypeError(f"Expected 'x_src' to be a Tensor, got {type(x_src).__name__}")
     if not isinstance(graph, Graph):
         raise TypeError(f"Expected 'graph' to be a gatv2_pyg.Graph, got {type(graph).__name__}")
-    inputs = Inputs(x_src, x_dst, att, edge_attr, edge_weight)
+    if attn_bias is not None:
+        check_bias(attn_bias, graph.num_ids, x_src.size(-2) if x_src.dim() > 2 else 1, x_src)
+        attn_bias = attn_bias.unsqueeze(1) if attn_bias.dim() == 1 else attn_bias
+    inputs = Inputs(x_src, x_dst, att, edge_attr, edge_weight, attn_bias)
     for name, value in zip(Inputs._fields, inputs, strict=True):
         check_not_distributed(name, value)
     check_inputs(inputs, graph.num_src, graph.num_dst, graph.num_ids)
@@ -85,7 +94,7 @@ def gatv2_attention(
     check_slope(negative_slope)
     if seed is not None:
         check_seed(seed)
-    chosen = select_backend(requested_backend(backend), x_src.device, x_src.dtype, x_src.size(2))
+    chosen = select_backend(requested_backend(backend), x_src.device, x_src.dtype, x_src.size(-1))
     out, alpha = attend(
         chosen,
         inputs,
@@ -113,15 +122,24 @@ def attend(
     """:func:`gatv2_attention` on a chosen backend, for arguments that are known to be right.
 
     Args:
+        inputs: those of the contract, but for any number of batch dimensions, and any floating
+            dtype of what is to be in the accumulation dtype.
         dropout: 0 outside training.
         dtype: that of the result: the dtype of ``x_src``, or a wider one.
         seed: that of the dropout; drawn if None.
     """
     acc = reference.accumulation_dtype(inputs.x_src.dtype)
-    weight = inputs.edge_weight
+    weight, bias, lead = inputs.edge_weight, inputs.attn_bias, inputs.x_src.shape[:-3]
     inputs = inputs._replace(
-        att=_cast(inputs.att, acc), edge_weight=None if weight is None else _cast(weight, acc)
+        att=_cast(inputs.att, acc),
+        edge_weight=None if weight is None else _cast(weight, acc),
+        attn_bias=None if bias is None else _cast(bias, acc),
     )
+    if len(lead) > 1:
+        inputs = inputs._replace(
+            x_src=inputs.x_src.flatten(0, len(lead) - 1),
+            x_dst=inputs.x_dst.flatten(0, len(lead) - 1),
+        )
     if dropout == 0:
         seed = 0
     elif seed is None:
@@ -141,6 +159,9 @@ def attend(
         forward = scatter.forward if backend.name == "scatter" else reference.forward
         edges = graph.edges(with_sources=False)
         out, _, alpha = forward(inputs, edges, options, return_attention)
+    if len(lead) > 1:
+        out = out.unflatten(0, lead)
+        alpha = None if alpha is None else alpha.unflatten(0, lead)
     return _cast(out, dtype), None if alpha is None else _cast(alpha, dtype)
 
 

@@ -17,7 +17,7 @@ from gatv2_pyg.graph.adjacency import (
     has_features,
     is_column_major,
 )
-from gatv2_pyg.ops.checks import check_dropout
+from gatv2_pyg.ops.checks import check_bias, check_dropout
 
 
 class Arguments(NamedTuple):
@@ -29,7 +29,9 @@ class Arguments(NamedTuple):
     neighbours: Neighbours
 
 
-def check(layer, x, edge_index: Adj, edge_attr: Tensor | None) -> Arguments:
+def check(
+    layer, x, edge_index: Adj, edge_attr: Tensor | None, attn_bias: Tensor | None = None
+) -> Arguments:
     """Checks what a layer was called with, before anything is computed.
 
     Raises:
@@ -45,11 +47,15 @@ def check(layer, x, edge_index: Adj, edge_attr: Tensor | None) -> Arguments:
     check_not_distributed("edge_index", edge_index)
     check_adjacency(edge_index, layer.flow, x_src.device)
     check_edge_attr(layer, edge_attr, edge_index)
+    if attn_bias is not None:
+        check_not_distributed("attn_bias", attn_bias)
+        _check_layout("attn_bias", layer, edge_index)
+        check_bias(attn_bias, count_edges(edge_index), layer.heads, x_src)
     neighbours = Neighbours.of(
         edge_index,
         edge_attr,
-        num_src=x_src.size(0),
-        num_dst=x_dst.size(0),
+        num_src=x_src.size(-2),
+        num_dst=x_dst.size(-2),
         self_loops=layer.add_self_loops,
         fill_value=layer.fill_value,
         flow=layer.flow,
@@ -80,19 +86,24 @@ def check_features(x, lin_l, lin_r) -> tuple[Tensor, Tensor]:
         raise TypeError(
             f"Expected 'x[1]' to have the dtype {x_l.dtype}, as 'x[0]', got {x_r.dtype}"
         )
+    if x_l.shape[:-2] != x_r.shape[:-2]:
+        raise ValueError(
+            f"Expected 'x[1]' to have the batch dimensions {list(x_l.shape[:-2])}, as 'x[0]', got "
+            f"{list(x_r.shape[:-2])}"
+        )
     return x_l, x_r
 
 
 def check_feature_size(name: str, x, lin) -> None:
-    """Raises unless ``x`` is a ``[N, F]`` tensor that ``lin`` takes."""
+    """Raises unless ``x`` is a ``[*, N, F]`` tensor that ``lin`` takes."""
     if not isinstance(x, Tensor):
         raise TypeError(f"Expected '{name}' to be a Tensor, got {_describe(x)}")
     check_not_distributed(name, x)
     size = getattr(lin, "in_channels", -1)
-    if x.dim() != 2 or (size > 0 and x.size(1) != size):
+    if x.dim() < 2 or (size > 0 and x.size(-1) != size):
         want = size if size > 0 else "num_features"
         raise ValueError(
-            f"Expected '{name}' to have the shape [num_nodes, {want}], got {list(x.shape)}"
+            f"Expected '{name}' to have the shape [*, num_nodes, {want}], got {list(x.shape)}"
         )
     check_like_weight(name, x, lin)
 
@@ -152,7 +163,7 @@ def check_edge_attr(layer, edge_attr: Tensor | None, edge_index: Adj) -> None:
     if not isinstance(edge_attr, Tensor):
         raise TypeError(f"Expected 'edge_attr' to be a Tensor, got {_describe(edge_attr)}")
     check_not_distributed("edge_attr", edge_attr)
-    _check_layout(layer, edge_index)
+    _check_layout("edge_attr", layer, edge_index)
     lin_edge = layer.lin_edge
     num_edges, shape = count_edges(edge_index), list(edge_attr.shape)
     size = getattr(lin_edge, "in_channels", layer.edge_dim)
@@ -173,15 +184,16 @@ def check_edge_attr(layer, edge_attr: Tensor | None, edge_index: Adj) -> None:
         check_like_weight("edge_attr", edge_attr, lin_edge)
 
 
-def _check_layout(layer, edge_index: Adj) -> None:
+def _check_layout(name: str, layer, edge_index: Adj) -> None:
+    """Raises unless what comes by edge can come with such an adjacency."""
     if layer.add_self_loops and is_sparse(edge_index):
         raise NotImplementedError(
-            "Expected no 'edge_attr' with 'add_self_loops' and a sparse 'edge_index'; pass "
+            f"Expected no '{name}' with 'add_self_loops' and a sparse 'edge_index'; pass "
             "'edge_index' as a [2, num_edges] tensor"
         )
     if is_column_major(edge_index):
         raise NotImplementedError(
-            "Expected no 'edge_attr' with an 'edge_index' in CSC layout; pass it in CSR layout or "
+            f"Expected no '{name}' with an 'edge_index' in CSC layout; pass it in CSR layout or "
             "as a [2, num_edges] tensor"
         )
 

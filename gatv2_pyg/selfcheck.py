@@ -33,12 +33,13 @@ class Problem(NamedTuple):
     edge_dim: int | None
     dropout: float
     return_attention: bool
+    bias: bool
 
     def __str__(self) -> str:
         return f"{self.heads} x {self.channels}"
 
 
-PROBLEMS = (Problem(3, 20, 4, 0.25, True), Problem(8, 16, None, 0.0, False))
+PROBLEMS = (Problem(3, 20, 4, 0.25, True, True), Problem(8, 16, None, 0.0, False, False))
 MAX_CHANNELS = max(problem.channels for problem in PROBLEMS)
 
 
@@ -58,7 +59,7 @@ def compare_with_reference(kernels: str, device: torch.device, dtype: torch.dtyp
 
 
 def compare(kernels: str, device: torch.device, dtype: torch.dtype) -> Comparison:
-    """Runs a backend on small graphs with a hub, with and without edge features and dropout.
+    """Runs a backend on small graphs with a hub, with and without edge features, biases, dropout.
 
     Args:
         kernels: ``"cpu"``, ``"triton"``, ``"scatter"`` or ``"reference"``.
@@ -135,12 +136,19 @@ def _tensors(problem: Problem, dtype: torch.dtype) -> tuple[Inputs, Tensor]:
     if edge_dim is not None:
         edge_attr = randn(_EDGES + _HUB + _NODES, edge_dim).to(dtype)
         edge_weight = randn(heads * channels, edge_dim).to(acc)
+    attn_bias = None
+    if problem.bias:
+        # Some edges take no part, of one node none does.
+        attn_bias = randn(_EDGES + _HUB, heads).to(acc)
+        attn_bias[::5] = -torch.inf
+        attn_bias[edge_index[1] == 2] = -torch.inf
     inputs = Inputs(
         x_src=randn(_NODES, heads, channels).to(dtype),
         x_dst=randn(_NODES, heads, channels).to(dtype),
         att=randn(heads, channels).div(channels**0.5).to(acc),
         edge_attr=edge_attr,
         edge_weight=edge_weight,
+        attn_bias=attn_bias,
     )
     return inputs, edge_index
 

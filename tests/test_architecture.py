@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "gatv2_pyg"
 ROOMS = [
     {"__init__", "__main__"},
     {"env", "convert", "attention", "zero_edit"},
-    {"conv", "diagnostics"},
+    {"conv", "dense", "diagnostics"},
     {"functional", "passing", "maps"},
     {"backends", "inputs"},
     {"selfcheck"},

@@ -143,7 +143,9 @@ class Neighbours:
     def order(self, graph: Graph, alpha: Tensor) -> tuple[Adj, Tensor]:
         """The adjacency with its self-loops replaced, and coefficients by id as its edges come."""
         adj, ids = self.with_self_loops()
-        return adj, alpha if graph.complete or ids is None else alpha[ids]
+        if graph.complete or ids is None:
+            return adj, alpha
+        return adj, alpha[ids] if alpha.dim() == 2 else alpha[..., ids, :]
 
     def features(self) -> Tensor | None:
         """Features by edge id: those passed, and below them those of the added self-loops."""

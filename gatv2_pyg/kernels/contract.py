@@ -49,7 +49,11 @@ class Edges(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """The tensors of a call; contiguous, on one device."""
+    """The tensors of a call; contiguous, on one device.
+
+    ``x_src`` and ``x_dst`` may have a batch dimension before those that are said, of any size; the
+    outputs, and their gradients, then have it too.  All else is shared by the batch.
+    """
 
     x_src: Tensor
     """``[N_src, H, C]``."""
@@ -61,6 +65,10 @@ class Inputs(NamedTuple):
     """``[num_ids, D]``."""
     edge_weight: Tensor | None
     """``[H * C, D]``, in the accumulation dtype."""
+    attn_bias: Tensor | None = None
+    """``[K, H]``, or ``[K, 1]`` for all heads alike, ``K <= num_ids``, in the accumulation dtype:
+    of the edges with the ids from 0 to K - 1; the others have none.  An edge whose score is -inf
+    with it takes no part, and a row of no other edges is one without edges."""
 
 
 class Options(NamedTuple):
@@ -81,7 +89,7 @@ class Outputs(NamedTuple):
     out: Tensor
     """``[N_dst, H, C]`` in the accumulation dtype: (5) needs it as it was before rounding."""
     lse: Tensor
-    """``[N_dst, H]`` in the accumulation dtype, -inf for a row without edges."""
+    """``[N_dst, H]`` in the accumulation dtype, -inf for a row without edges that take part."""
     alpha: Tensor | None
     """``keep_e alpha_e [num_ids, H]`` in the accumulation dtype, where asked for."""
 
@@ -103,6 +111,7 @@ class Needs(NamedTuple):
     att: bool
     edge_attr: bool
     edge_weight: bool
+    attn_bias: bool = False
 
 
 class InputGrads(NamedTuple):
@@ -113,3 +122,4 @@ class InputGrads(NamedTuple):
     att: Tensor | None
     edge_attr: Tensor | None
     edge_weight: Tensor | None
+    attn_bias: Tensor | None = None

@@ -17,6 +17,7 @@ class Call(NamedTuple):
     att: Tensor
     edge_attr: Tensor | None
     edge_weight: Tensor | None
+    attn_bias: Tensor | None
     by_dst_ptr: Tensor
     by_dst_idx: Tensor
     by_dst_edge: Tensor
@@ -50,7 +51,9 @@ class Call(NamedTuple):
 
     @property
     def inputs(self) -> Inputs:
-        return Inputs(self.x_src, self.x_dst, self.att, self.edge_attr, self.edge_weight)
+        return Inputs(
+            self.x_src, self.x_dst, self.att, self.edge_attr, self.edge_weight, self.attn_bias
+        )
 
     @property
     def by_dst(self) -> Rows:

@@ -38,7 +38,7 @@ _LARGEST_SLOPE = torch.finfo(torch.float32).max
 
 
 def check_slope(negative_slope: float) -> None:
-    """Raises TypeError unless ``negative_slope`` is a number, ValueError unless float32 holds it."""
+    """Raises TypeError for a ``negative_slope`` that is no number, ValueError beyond float32."""
     _check_number("negative_slope", negative_slope)
     if not isinstance(negative_slope, torch.SymFloat) and not holds_slope(negative_slope):
         raise ValueError(
@@ -47,7 +47,7 @@ def check_slope(negative_slope: float) -> None:
 
 
 def holds_slope(negative_slope: float) -> bool:
-    """Whether a slope times 0 is 0 in the accumulation dtype, as lanes without a channel need it."""
+    """Whether a slope times 0 is 0 when it is rounded, as lanes without a channel need it."""
     return abs(negative_slope) <= _LARGEST_SLOPE
 
 
@@ -60,20 +60,20 @@ def check_inputs(inputs: Inputs, num_src: int, num_dst: int, num_ids: int) -> No
     """Raises TypeError or ValueError unless the tensors of a call fit each other and the graph."""
     x_src = inputs.x_src
     for name, value in zip(Inputs._fields, inputs, strict=True):
-        optional = name in ("edge_attr", "edge_weight")
+        optional = name in ("edge_attr", "edge_weight", "attn_bias")
         if not isinstance(value, Tensor) and not (optional and value is None):
             raise TypeError(f"Expected '{name}' to be a Tensor, got {type(value).__name__}")
-    if x_src.dim() != 3:
+    if x_src.dim() < 3:
         raise ValueError(
-            f"Expected 'x_src' to have the shape [N_src, H, C], got {list(x_src.shape)}"
+            f"Expected 'x_src' to have the shape [*, N_src, H, C], got {list(x_src.shape)}"
         )
-    rows, heads, channels = x_src.shape
+    *lead, rows, heads, channels = x_src.shape
     if rows != num_src:
         raise ValueError(
             f"Expected 'x_src' to have {num_src} rows, as the graph has source nodes, got {rows}"
         )
-    _check_tensor("x_src", x_src, (num_src, heads, channels), x_src)
-    _check_tensor("x_dst", inputs.x_dst, (num_dst, heads, channels), x_src)
+    _check_tensor("x_src", x_src, (*lead, num_src, heads, channels), x_src)
+    _check_tensor("x_dst", inputs.x_dst, (*lead, num_dst, heads, channels), x_src)
     _check_tensor("att", inputs.att, (heads, channels), x_src, same_dtype=False)
     edge_attr, edge_weight = inputs.edge_attr, inputs.edge_weight
     if (edge_attr is None) != (edge_weight is None):
@@ -85,6 +85,31 @@ def check_inputs(inputs: Inputs, num_src: int, num_dst: int, num_ids: int) -> No
         _check_tensor("edge_attr", edge_attr, (num_ids, None), x_src)
         shape = (heads * channels, edge_attr.size(1))
         _check_tensor("edge_weight", edge_weight, shape, x_src, same_dtype=False)
+    attn_bias = inputs.attn_bias
+    if attn_bias is not None:
+        count = attn_bias.size(0) if attn_bias.dim() == 2 else -1
+        if not 0 <= count <= num_ids or attn_bias.size(1) not in (1, heads):
+            raise ValueError(
+                f"Expected 'attn_bias' to have the shape [K, {heads}] or [K, 1], K <= {num_ids}, "
+                f"got {list(attn_bias.shape)}"
+            )
+        _check_tensor("attn_bias", attn_bias, (None, None), x_src, same_dtype=False)
+
+
+def check_bias(attn_bias: Tensor, count: int, heads: int, x: Tensor) -> None:
+    """Raises TypeError or ValueError unless ``attn_bias`` is ``[count]`` or ``[count, heads]``.
+
+    Args:
+        x: the features, on whose device it must be.
+    """
+    if not isinstance(attn_bias, Tensor):
+        raise TypeError(f"Expected 'attn_bias' to be a Tensor, got {type(attn_bias).__name__}")
+    if tuple(attn_bias.shape) not in ((count,), (count, heads)):
+        raise ValueError(
+            f"Expected 'attn_bias' to have the shape [{count}] or [{count}, {heads}], got "
+            f"{list(attn_bias.shape)}"
+        )
+    _check_tensor("attn_bias", attn_bias, (None,) * attn_bias.dim(), x, same_dtype=False)
 
 
 def _check_tensor(
@@ -121,12 +146,17 @@ def check_call(inputs: Inputs, edges: Edges, options: Options, acc: torch.dtype)
         if not isinstance(value, Tensor):
             name = name if name == "x_src" else f"by_dst_{name}"
             raise TypeError(f"Expected '{name}' to be a Tensor, got {value!r}")
-    num_src, num_dst = inputs.x_src.size(0), by_dst.ptr.numel() - 1
+    if inputs.x_src.dim() not in (3, 4):
+        raise ValueError(
+            "Expected 'x_src' to have the shape [N_src, H, C] or [B, N_src, H, C], got "
+            f"{list(inputs.x_src.shape)}"
+        )
+    num_src, num_dst = inputs.x_src.size(-3), by_dst.ptr.numel() - 1
     check_dropout(options.dropout)
     if edges.num_ids < 0:
         raise ValueError(f"Expected 'num_ids' to be 0 or more, got {edges.num_ids}")
     check_inputs(inputs, num_src, num_dst, edges.num_ids)
-    for name in ("att", "edge_weight"):
+    for name in ("att", "edge_weight", "attn_bias"):
         weight = getattr(inputs, name)
         if weight is not None and weight.dtype != acc:
             raise TypeError(f"Expected '{name}' to have the dtype {acc}, got {weight.dtype}")
@@ -138,7 +168,7 @@ def check_call(inputs: Inputs, edges: Edges, options: Options, acc: torch.dtype)
 
 def check_sources(inputs: Inputs, edges: Edges) -> None:
     """Likewise for the edges by source, which backward needs for the gradient of ``x_src``."""
-    by_src, num_src = edges.by_src, inputs.x_src.size(0)
+    by_src, num_src = edges.by_src, inputs.x_src.size(-3)
     if by_src is None:
         raise ValueError("Expected 'by_src' for the gradient of 'x_src', got None")
     num_rows, num_dst = by_src.ptr.numel() - 1, edges.by_dst.ptr.numel() - 1
@@ -156,15 +186,15 @@ def check_results(
     inputs: Inputs, grads: OutputGrads, outputs: Outputs, num_ids: int, acc: torch.dtype
 ) -> None:
     """Likewise for what a forward pass returned, and its gradients."""
-    num_dst, heads, channels = inputs.x_dst.shape
-    row, edge = (num_dst, heads, channels), (num_ids, heads)
+    row = tuple(inputs.x_dst.shape)
+    edge = (*row[:-3], num_ids, row[-2])
     if (grads.alpha is None) != (outputs.alpha is None):
         raise ValueError("Expected 'alpha' to be given with 'grad_alpha', and only then")
     for name, value, shape in (
         ("grad_out", grads.out, row),
         ("grad_alpha", grads.alpha, edge),
         ("out", outputs.out, row),
-        ("lse", outputs.lse, row[:2]),
+        ("lse", outputs.lse, row[:-1]),
         ("alpha", outputs.alpha, edge),
     ):
         if value is None and name in ("out", "lse"):

@@ -70,18 +70,25 @@ def fits(inputs: Inputs, edges: Edges, num_src: int) -> bool:
         edges: those of a :class:`gatv2_pyg.Graph`.
         num_src: its number of source nodes.
     """
-    x_src, x_dst, att, edge_attr, edge_weight = inputs
-    if not unwrapped() or not are_plain(inputs) or x_src.dim() != 3:
+    x_src, x_dst, att, edge_attr, edge_weight, attn_bias = inputs
+    if not unwrapped() or not are_plain(inputs) or x_src.dim() not in (3, 4):
         return False
     dtype = x_src.dtype
-    rows, heads, channels = x_src.shape
+    *lead, rows, heads, channels = x_src.shape
     if not (
         rows == num_src
         and x_dst.dtype == dtype
-        and x_dst.shape == (edges.by_dst.ptr.numel() - 1, heads, channels)
+        and x_dst.shape == (*lead, edges.by_dst.ptr.numel() - 1, heads, channels)
         and att.dtype == accumulation_dtype(dtype)
         and att.shape == (heads, channels)
         and edges.by_dst.ptr.device == x_src.device
+    ):
+        return False
+    if attn_bias is not None and not (
+        attn_bias.dtype == att.dtype
+        and attn_bias.dim() == 2
+        and attn_bias.size(0) <= edges.num_ids
+        and attn_bias.size(1) in (1, heads)
     ):
         return False
     if edge_attr is None or edge_weight is None:

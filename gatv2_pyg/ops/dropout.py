@@ -1,4 +1,7 @@
-"""Dropout of attention coefficients: a mask that depends on (seed, edge id, head) alone."""
+"""Dropout of attention coefficients: a mask that depends on (seed, edge id, head) alone.
+
+In a batch it depends on the element too.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,12 @@ def philox(counter: Sequence[Tensor | int], key: Sequence[Tensor | int]) -> tupl
 
 
 def dropout_scale(
-    edge_id: Tensor, heads: int, dropout: float, seed: Tensor | int, dtype: torch.dtype
+    edge_id: Tensor,
+    heads: int,
+    dropout: float,
+    seed: Tensor | int,
+    dtype: torch.dtype,
+    batch: int = 1,
 ) -> Tensor:
     """``keep_e`` of (3): ``1 / (1 - dropout)`` where an attention coefficient is kept, else 0.
 
@@ -79,17 +87,20 @@ def dropout_scale(
         dropout: the probability that a coefficient is dropped.
         seed: a non-negative integer below 2**63, or a 0-dimensional int64 tensor of it.
         dtype: the dtype of the result.
+        batch: the number of elements of a batch.
 
     Returns:
-        ``[E, H]``; a function of (seed, edge id, head) alone.
+        ``[E, batch * H]``; a function of (seed, element, edge id, head) alone.
     """
-    edge_id = edge_id.to(torch.int64).unsqueeze(1)
+    edge_id = edge_id.to(torch.int64).view(-1, 1, 1)
+    element = torch.arange(batch, device=edge_id.device).unsqueeze(1)
     block = torch.arange((heads + 3) // 4, device=edge_id.device)
     words = philox(
-        (edge_id & _MASK32, (edge_id >> 32) & _MASK32, block, 0), (seed & _MASK32, seed >> 32)
+        (edge_id & _MASK32, (edge_id >> 32) & _MASK32, block, element), (seed & _MASK32, seed >> 32)
     )
-    bits = torch.stack([word.expand(edge_id.size(0), block.numel()) for word in words], dim=-1)
-    bits = bits.flatten(1)[:, :heads]
+    shape = edge_id.size(0), batch, block.numel()
+    bits = torch.stack([word.expand(shape) for word in words], dim=-1)
+    bits = bits.flatten(2)[:, :, :heads].flatten(1)
     threshold = min(int(dropout * 2**32), 2**32 - 1)
     scale = 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0
     return (bits >= threshold).to(dtype) * scale

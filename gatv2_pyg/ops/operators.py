@@ -90,15 +90,15 @@ def _forward(kernels: str, call: Call, return_attention: bool, widen: bool):
 
 
 def _forward_fake(call: Call, return_attention: bool, widen: bool):
-    num_dst, heads, _ = call.x_dst.shape
+    *lead, num_dst, heads, _ = call.x_dst.shape
     acc = accumulation_dtype(call.x_src.dtype)
     rounded = not widen and call.x_src.dtype != acc
     x_dst = call.x_dst
     return (
         x_dst.new_empty(x_dst.shape, dtype=None if rounded else acc),
         x_dst.new_empty(x_dst.shape if rounded else (0,), dtype=acc),
-        x_dst.new_empty((num_dst, heads), dtype=acc),
-        x_dst.new_empty((call.num_ids, heads) if return_attention else (0,), dtype=acc),
+        x_dst.new_empty((*lead, num_dst, heads), dtype=acc),
+        x_dst.new_empty((*lead, call.num_ids, heads) if return_attention else (0,), dtype=acc),
     )
 
 
@@ -225,7 +225,7 @@ def _register(prefix: str, kernels: dict[str, str]) -> Operators:
     _lib.define(
         f"{backward}(Tensor? grad_out, Tensor? grad_alpha, {SCHEMA}, "
         "Tensor out, Tensor lse, Tensor? alpha, bool[] needs) "
-        "-> (Tensor x_src, Tensor x_dst, Tensor att, Tensor edge_attr, Tensor edge_weight)"
+        f"-> ({', '.join(f'Tensor {name}' for name in Inputs._fields)})"
     )
     namespace = torch.ops.gatv2_pyg
     operators = Operators(getattr(namespace, forward).default, getattr(namespace, backward).default)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 
 from gatv2_pyg.kernels.contract import Edges, Inputs, Options, Outputs
-from gatv2_pyg.ops import reference
-from gatv2_pyg.ops.dropout import dropout_scale
+from gatv2_pyg.ops import folding, reference
 from gatv2_pyg.ops.reference import accumulation_dtype, without_autocast
 
 OPERATIONS = ("segment_csr", "gather_csr")
@@ -45,18 +45,24 @@ def forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bo
     """Equations (1)-(3) over edges sorted by destination; ``lse`` is not computed where there are
     edges, and left empty."""
     with without_autocast(inputs.x_src.device):
-        return _forward(inputs, edges, options, return_attention)
+        if int(edges.by_dst.ptr[-1]) == 0 or inputs.x_src.numel() == 0:
+            # The gradients of torch_scatter's segments of nothing are not written.
+            return reference.forward(inputs, edges, options, return_attention)
+        if inputs.x_src.dim() == 3:
+            return _forward(inputs, edges, options, return_attention, 1)
+        batch = inputs.x_src.size(0)
+        outputs = _forward(folding.fold(inputs), edges, options, return_attention, batch)
+        return folding.unfold_outputs(outputs, inputs)
 
 
-def _forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bool) -> Outputs:
+def _forward(
+    inputs: Inputs, edges: Edges, options: Options, return_attention: bool, batch: int
+) -> Outputs:
     operations = _operations()
     segment_csr, gather_csr = operations.segment_csr, operations.gather_csr
     acc = accumulation_dtype(inputs.x_src.dtype)
     ptr = edges.by_dst.ptr.long()
     num_edges = int(ptr[-1])
-    if num_edges == 0:
-        # The gradients of torch_scatter's segments of nothing are not written.
-        return reference.forward(inputs, edges, options, return_attention)
     x_src, x_dst = inputs.x_src.to(acc), inputs.x_dst.to(acc)
     j, eid = edges.by_dst.idx[:num_edges].long(), edges.by_dst.edge[:num_edges].long()
     x_j = x_src.index_select(0, j)
@@ -66,17 +72,19 @@ def _forward(inputs: Inputs, edges: Edges, options: Options, return_attention: b
         rows = rows if eid.numel() == 0 else rows.index_select(0, eid)
         z = z + F.linear(rows, inputs.edge_weight).view_as(z)
     s = (F.leaky_relu(z, options.negative_slope) * inputs.att).sum(-1)  # (2)
-    s = (s - gather_csr(segment_csr(s.detach(), ptr, reduce="max"), ptr)).exp()
-    alpha = s / gather_csr(segment_csr(s, ptr, reduce="sum"), ptr)
+    ids = eid if eid.numel() else torch.arange(num_edges, device=ptr.device)
+    s = reference.biased(s, inputs.attn_bias, ids)
+    top = reference.finite_below(segment_csr(s.detach(), ptr, reduce="max"))
+    s = (s - gather_csr(top, ptr)).exp()
+    total = segment_csr(s, ptr, reduce="sum")
+    alpha = s / gather_csr(torch.where(total == 0, 1.0, total), ptr)
     if options.dropout > 0:
-        ids = j.new_ones(num_edges).cumsum(0) - 1 if eid.numel() == 0 else eid
-        alpha = alpha * dropout_scale(ids, s.size(1), options.dropout, options.seed, acc)
+        alpha = alpha * reference.keep_scale(ids, s.size(1), options, acc, batch)
     out = segment_csr(alpha.unsqueeze(-1) * x_j, ptr, reduce="sum")  # (3)
     lse = s.new_empty(0)
     if not return_attention:
         return Outputs(out, lse, None)
     if eid.numel() == 0 and num_edges == edges.num_ids:
         return Outputs(out, lse, alpha)
-    ids = eid if eid.numel() else j.new_ones(num_edges).cumsum(0) - 1
     alpha = alpha.new_zeros(edges.num_ids, alpha.size(1)).index_copy(0, ids, alpha)
     return Outputs(out, lse, alpha)

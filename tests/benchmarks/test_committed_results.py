@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import cora_report
 from benchmarks.cost import degrees, memory, memory_report, scaling, scaling_report, speed_report
+from benchmarks.cost.beyond import report as beyond_report
 from benchmarks.cost.minibatch import report as minibatch_report
 from benchmarks.datasets.data import Dataset
 from benchmarks.harness import environment, options
@@ -71,6 +72,8 @@ def _report(stored: dict[str, Any]) -> Any:
         return memory_report.result(data, settings, device, memory.CONTESTANTS)
     if stored["stem"] == "scaling":
         return scaling_report.result(data, settings, scaling.CONTESTANTS)
+    if stored["stem"] == "beyond":
+        return beyond_report.result(data, settings)
     if stored["stem"] == "cora":
         return cora_report.result(data, settings)
     if stored["stem"] == "attention":

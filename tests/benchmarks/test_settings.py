@@ -13,6 +13,8 @@ import torch
 from benchmarks import cora
 from benchmarks.cli import COMMANDS, main
 from benchmarks.cost import bench, scaling
+from benchmarks.cost.beyond import bench as beyond
+from benchmarks.cost.beyond import calls
 from benchmarks.cost.problems import floor
 from benchmarks.datasets import data
 from benchmarks.harness.measuring import fresh
@@ -36,9 +38,12 @@ TINY = {
     "speed": ["--cases", "random-8x16", "--scale", "0.001", "--budget", "0.01", "--no-compile"],
     "memory": ["--cases", "random-8x16", "--scale", "0.001"],
     "scaling": ["--axes", "channels", "--memory-limit", "1"],
+    "beyond": ["--parts", "bias", "--budget", "0.01"],
 }
 TRAINING = [
-    name for name in TINY if name not in ("degrees", "minibatch", "speed", "memory", "scaling")
+    name
+    for name in TINY
+    if name not in ("degrees", "minibatch", "speed", "memory", "scaling", "beyond")
 ]
 
 
@@ -55,6 +60,8 @@ def run(
     monkeypatch.setattr(bench, "RUNS", 1)
     monkeypatch.setattr(bench, "TINY_CALLS", 1)
     monkeypatch.setattr(scaling, "CONTESTANTS", scaling.CONTESTANTS[:2])
+    size = calls.Size(nodes=20, edges=60, heads=2, channels=4)
+    monkeypatch.setattr(beyond, "SIZES", dict.fromkeys(beyond.SIZES, size))
     monkeypatch.setattr(scaling, "NODES", 20)
     monkeypatch.setattr(scaling, "EDGES", 60)
     monkeypatch.setattr(scaling, "SECONDS", 0.0)
@@ -86,6 +93,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return gatv2_attention(*args, backend=backend, **kwargs)
 
     monkeypatch.setattr(build, "GATv2Conv", Layer)
+    monkeypatch.setattr(calls, "GATv2Conv", Layer)
     monkeypatch.setattr(floor, "gatv2_attention", attend)
     monkeypatch.setattr(fused_gat, "gatv2_attention", attend)
     return found

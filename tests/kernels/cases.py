@@ -30,6 +30,7 @@ class Problem(NamedTuple):
     att: Tensor
     edge_attr: Tensor | None
     edge_weight: Tensor | None
+    attn_bias: Tensor | None
     by_dst: Rows
     by_src: Rows
     num_ids: int
@@ -41,7 +42,7 @@ class Problem(NamedTuple):
 
     @property
     def inputs(self) -> Inputs:
-        return Inputs(self.x_src, self.x_dst, self.att, self.edge_attr, self.edge_weight)
+        return Inputs(*self[: len(Inputs._fields)])
 
     @property
     def edges(self) -> Edges:
@@ -82,6 +83,11 @@ class Case:
     hub: int = 0
     """So many edges more point to destination 1, and so many leave source 2."""
     scale: float = 1.0
+    bias: str | None = None
+    """A bias by ``"edge"``, or by edge and ``"head"``; a third of them is -inf, all of those of
+    destination 0, and there is none for self-loops."""
+    batch: int | None = None
+    """The size of a batch dimension."""
     blocks: int = 1
     """Ranges of destinations that the edges by source are cut into."""
     index_dtype: torch.dtype = torch.int32
@@ -137,17 +143,26 @@ def build(case: Case) -> Problem:
     if case.edge_dim is not None:
         edge_attr = randn(num_ids, case.edge_dim)
         edge_weight = randn(heads * channels, case.edge_dim) / max(case.edge_dim, 1) ** 0.5
+    attn_bias = None
+    if case.bias is not None:
+        shape = src.numel(), heads if case.bias == "head" else 1
+        attn_bias = randn(*shape)
+        masked = torch.rand(shape, generator=rng) < 1 / 3
+        masked |= (dst[order] == 0).unsqueeze(1)
+        attn_bias = attn_bias.masked_fill(masked, -torch.inf)
+    lead = () if case.batch is None else (case.batch,)
     return Problem(
-        x_src=case.scale * randn(case.num_src, heads, channels),
-        x_dst=case.scale * randn(case.num_dst, heads, channels),
+        x_src=case.scale * randn(*lead, case.num_src, heads, channels),
+        x_dst=case.scale * randn(*lead, case.num_dst, heads, channels),
         att=randn(heads, channels) / channels**0.5,
         edge_attr=edge_attr,
         edge_weight=edge_weight,
+        attn_bias=attn_bias,
         by_dst=by_dst,
         by_src=by_src,
         num_ids=num_ids,
-        grad_out=randn(case.num_dst, heads, channels),
-        grad_alpha=randn(num_ids, heads) if case.grad_alpha else None,
+        grad_out=randn(*lead, case.num_dst, heads, channels),
+        grad_alpha=randn(*lead, num_ids, heads) if case.grad_alpha else None,
         negative_slope=case.negative_slope,
         dropout=case.dropout,
         seed=0x1234_5678_9ABC_DEF0 + case.seed,
@@ -155,9 +170,9 @@ def build(case: Case) -> Problem:
 
 
 def cast(problem: Problem, dtype: torch.dtype, device: str = "cpu") -> Problem:
-    """The problem in a dtype (weights and ``grad_alpha`` in the accumulation dtype)."""
+    """The problem in a dtype (weights, biases, ``grad_alpha`` in the accumulation dtype)."""
     acc = reference.accumulation_dtype(dtype)
-    kept = {"att": acc, "edge_weight": acc, "grad_alpha": acc}
+    kept = dict.fromkeys(("att", "edge_weight", "attn_bias", "grad_alpha"), acc)
 
     def move(name, value):
         if isinstance(value, Rows):

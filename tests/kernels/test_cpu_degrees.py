@@ -50,24 +50,30 @@ def problem_of(degrees: list[int], shape: tuple[int, int], dtype: torch.dtype, *
     edge_dim=st.sampled_from([None, None, 1, 5]),
     dropout=st.sampled_from([0.0, 0.0, 0.4]),
     grad_alpha=st.booleans(),
+    bias=st.sampled_from([None, "edge", "head"]),
+    batch=st.sampled_from([None, None, None, 3]),
     blocks=st.integers(1, 3),
 )
-@example([64, 1, 0, 63, 1, 65, 0], (8, 8), torch.float32, 5, 0.4, True, 2)
-@example([0, 0, 0], (8, 5), torch.float32, None, 0.0, False, 1)
-@example([1] * 70, (3, 20), torch.bfloat16, 1, 0.0, True, 3)
-@example([40] * 12, (6, 24), torch.float32, None, 0.4, False, 2)
-@example([600, 3, 64, 64, 1], (8, 7), torch.float32, None, 0.0, True, 1)
-def test_degrees(degrees, shape, dtype, edge_dim, dropout, grad_alpha, blocks):
+@example([64, 1, 0, 63, 1, 65, 0], (8, 8), torch.float32, 5, 0.4, True, None, None, 2)
+@example([64, 1, 0, 63, 1, 65, 0], (8, 8), torch.float32, 5, 0.4, True, "head", 3, 2)
+@example([0, 0, 0], (8, 5), torch.float32, None, 0.0, False, None, None, 1)
+@example([1] * 70, (3, 20), torch.bfloat16, 1, 0.0, True, "edge", None, 3)
+@example([40] * 12, (6, 24), torch.float32, None, 0.4, False, "head", None, 2)
+@example([600, 3, 64, 64, 1], (8, 7), torch.float32, None, 0.0, True, "edge", 3, 1)
+@example([1100, 3, 64, 64, 1], (17, 4), torch.float32, None, 0.0, True, "head", None, 1)
+def test_degrees(degrees, shape, dtype, edge_dim, dropout, grad_alpha, bias, batch, blocks):
     options = {"edge_dim": edge_dim, "dropout": dropout, "grad_alpha": grad_alpha}
+    options |= {"bias": bias, "batch": batch}
     problem = problem_of(degrees, shape, dtype, blocks=blocks, **options)
     assert_right(problem, run(cpu, problem), factor=4.0, scale=4.0)
 
 
 @needs_library
 @pytest.mark.parametrize("shape", [(8, 16), (8, 8), (8, 5), (3, 20), (1, 7)], ids=str)
-def test_tiles_of_several_rows_depend_on_the_graph_alone(shape):
+@pytest.mark.parametrize("options", [{}, {"bias": "head"}, {"bias": "edge", "batch": 5}], ids=str)
+def test_tiles_of_several_rows_depend_on_the_graph_alone(shape, options):
     degrees = [(7 * k) % 41 for k in range(400)]
-    problem = problem_of(degrees, shape, torch.float32)
+    problem = problem_of(degrees, shape, torch.float32, **options)
     before = torch.get_num_threads()
     results = []
     try:

@@ -38,6 +38,19 @@ OPTIONS = [
     Case(num_edges=0, num_src=0, num_dst=7, edge_dim=2, grad_alpha=True),
     Case(num_edges=0, num_src=7, num_dst=0),
     Case(num_src=1, num_dst=1, num_edges=5),
+    Case(bias="edge"),
+    Case(bias="head", heads=3, channels=7, self_loops=True, dropout=0.3, grad_alpha=True),
+    Case(bias="head", heads=8, edge_dim=5),
+    Case(bias="edge", heads=20, channels=3, index_dtype=torch.int64),
+    Case(bias="edge", hub=3000, num_edges=300),
+    Case(bias="head", hub=3000, num_edges=300, edge_dim=3, dropout=0.3, grad_alpha=True),
+    Case(bias="head", num_edges=0, self_loops=True),
+    Case(batch=3),
+    Case(batch=5, heads=3, channels=7, edge_dim=5, self_loops=True, dropout=0.4, grad_alpha=True),
+    Case(batch=2, hub=3000, num_edges=300, bias="head", edge_dim=2, dropout=0.3, grad_alpha=True),
+    Case(batch=3, bias="edge", num_src=61, num_dst=23, blocks=3),
+    Case(batch=0, bias="head", edge_dim=2, grad_alpha=True),
+    Case(batch=2, num_edges=0, num_src=0, num_dst=0),
 ]
 
 
@@ -79,7 +92,13 @@ def test_shapes(kernels, heads, channels):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
-    "case", [Case(heads=3, channels=20), Case(edge_dim=5, dropout=0.3, grad_alpha=True)], ids=str
+    "case",
+    [
+        Case(heads=3, channels=20),
+        Case(edge_dim=5, dropout=0.3, grad_alpha=True),
+        Case(edge_dim=5, bias="head", batch=3, hub=700),
+    ],
+    ids=str,
 )
 def test_dtypes(kernels, case, dtype):
     if dtype not in dtypes_of(kernels):
@@ -98,17 +117,19 @@ def test_extreme_logits(kernels, scale):
     check(kernels, Case(scale=scale), torch.float32)
 
 
-@pytest.mark.parametrize("wanted", range(5))
-def test_single_gradients(kernels, wanted):
+@pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize("wanted", range(len(Needs._fields)))
+def test_single_gradients(kernels, wanted, batch):
     """A gradient asked for alone is the one that comes with all the others."""
-    p = cast(build(Case(edge_dim=5, dropout=0.3)), torch.float32, device_of(kernels))
+    case = Case(edge_dim=5, dropout=0.3, bias="head", batch=batch)
+    p = cast(build(case), torch.float32, device_of(kernels))
     outputs = p.forward(kernels)
     assert outputs.alpha is None
-    needs = Needs(*(index == wanted for index in range(5)))
+    needs = Needs(*(index == wanted for index in range(len(Needs._fields))))
     p = p if needs.x_src else p._replace(by_src=None)
     grads = p.backward(kernels, outputs, needs)
     assert [grad is not None for grad in grads] == list(needs)
-    p = cast(build(Case(edge_dim=5, dropout=0.3)), torch.float32, device_of(kernels))
+    p = cast(build(case), torch.float32, device_of(kernels))
     name = Needs._fields[wanted]
     torch.testing.assert_close(grads[wanted], run(kernels, p)[f"grad {name}"])
 
@@ -121,7 +142,7 @@ def test_gradient_of_attention_alone(kernels):
         torch.testing.assert_close(getattr(grads, name), zero[f"grad {name}"])
 
 
-@pytest.mark.parametrize("case", [OPTIONS[0], OPTIONS[10], OPTIONS[17]], ids=str)
+@pytest.mark.parametrize("case", [OPTIONS[0], OPTIONS[10], OPTIONS[17], OPTIONS[-4]], ids=str)
 def test_runs_are_bitwise_equal(kernels, case):
     if kernels is reference:
         pytest.skip("the reference makes no such promise")

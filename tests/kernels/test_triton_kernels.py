@@ -200,14 +200,16 @@ if REASON is None:
         eid, out, seed, threshold, scale, H: tl.constexpr, BE: tl.constexpr, BH: tl.constexpr
     ):
         h0 = tl.program_id(0) * BH
+        element = tl.program_id(1).to(tl.int64)
         QUADS: tl.constexpr = (BH + 3) // 4
         k = tl.arange(0, BE * QUADS)
         ids = edge_ids(eid, k // QUADS, k // QUADS < BE)
-        keep = keep_of(ids, k % QUADS, h0, seed, threshold, scale, 1, BE, BH)
+        keep = keep_of(ids, k % QUADS, h0, element, seed, threshold, scale, 1, BE, BH)
         h = h0 + tl.arange(0, BH)
         edge = tl.arange(0, BE)[:, None]
         mask = (h < H)[None, :] & (edge < BE)
-        tl.store(out + edge * H + h[None, :], tl.reshape(keep, [BE, BH]), mask=mask)
+        out += edge * tl.num_programs(1) * H + element * H
+        tl.store(out + h[None, :], tl.reshape(keep, [BE, BH]), mask=mask)
 
 
 @runs
@@ -226,12 +228,13 @@ def test_philox_known_answers():
 @runs
 @pytest.mark.parametrize("heads", [1, 2, 3, 8, 13])
 @pytest.mark.parametrize("block", [1, 2, 4, 8])
-def test_dropout_of_any_edge_id(heads, block):
+@pytest.mark.parametrize("batch", [1, 3])
+def test_dropout_of_any_edge_id(heads, block, batch):
     """The stream of the reference, for ids beyond 2**32 and however the heads are split."""
     ids = torch.tensor([0, 1, 2**31, 2**32 - 1, 2**32, 2**40 + 7, 2**62, 2**63 - 1])
     for dropout, seed in ((0.3, 5), (0.75, 2**63 - 1)):
-        out = torch.empty(8, heads, device=DEVICE)
-        keep_kernel[(-(-heads // block),)](
+        out = torch.empty(8, batch * heads, device=DEVICE)
+        keep_kernel[(-(-heads // block), batch)](
             ids.to(DEVICE),
             out,
             seed,
@@ -242,7 +245,7 @@ def test_dropout_of_any_edge_id(heads, block):
             BH=block,
             num_warps=1,
         )
-        want = dropout_scale(ids, heads, dropout, seed, torch.float32)
+        want = dropout_scale(ids, heads, dropout, seed, torch.float32, batch)
         torch.testing.assert_close(out.cpu(), want, rtol=1e-6, atol=0)
 
 
@@ -294,6 +297,8 @@ COMPILED = [
     Case(heads=8, channels=16, num_edges=2000),
     Case(heads=1, channels=128, num_edges=2000, dropout=0.5, index_dtype=torch.int64),
     Case(heads=3, channels=7, hub=600, edge_dim=5, dropout=0.5, grad_alpha=True),
+    Case(heads=8, channels=16, hub=600, bias="head", batch=3),
+    Case(heads=3, channels=7, bias="edge", dropout=0.5),
 ]
 
 

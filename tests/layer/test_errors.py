@@ -40,9 +40,13 @@ def bad_edge(value):
 
 META = {"device": "meta"}
 CALLS = {
-    "feature size": (conv, (x(columns=7), edges()), ValueError, r"'x'.*\[num_nodes, 5\].*\[6, 7\]"),
-    "1-D x": (conv, (torch.randn(F), edges()), ValueError, r"'x'.*\[num_nodes, 5\].*\[5\]"),
-    "3-D x": (conv, (torch.randn(2, N, F), edges()), ValueError, r"'x'.*\[2, 6, 5\]"),
+    "feature size": (
+        conv,
+        (x(columns=7), edges()),
+        ValueError,
+        r"'x'.*num_nodes, 5\].*\[6, 7\]",
+    ),
+    "1-D x": (conv, (torch.randn(F), edges()), ValueError, r"'x'.*\[\*, num_nodes, 5\].*\[5\]"),
     "x of the wrong type": (conv, ([1.0], edges()), TypeError, r"'x'.*Tensor.*list"),
     "no x[1]": (conv, ((x(), None), edges()), TypeError, r"'x\[1\]'.*Tensor.*NoneType"),
     "size of x[1]": (conv, ((x(), x(columns=4)), edges()), ValueError, r"'x\[1\]'.*5.*\[6, 4\]"),
@@ -119,7 +123,7 @@ CALLS = {
         with_residual,
         (x(), edges()),
         ValueError,
-        r"^Expected 'x'.*\[num_nodes, 6\].*\[6, 5\]",
+        r"^Expected 'x'.*\[\*, num_nodes, 6\].*\[6, 5\]",
     ),
     "edge_attr elsewhere": (
         lambda: conv(edge_dim=D),

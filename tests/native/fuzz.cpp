@@ -152,10 +152,20 @@ void attend(Input& in, const Grouping& by_dst, bool wide, int64_t num_src, int64
   args.channels = 1 + in.up_to(35);
   args.edge_dim = in.flag() ? 1 + in.up_to(5) : 0;
   args.num_ids = num_ids;
+  args.batch = in.flag() ? in.up_to(3) : 1;
+  args.bias_rows = in.flag() ? in.up_to(num_ids) : 0;
+  args.bias_heads = in.flag() ? args.heads : 1;
   const int64_t row = args.heads * args.channels;
-  Memory x_src(num_src * row, size), x_dst(num_dst * row, size), att(row, acc);
+  const int64_t batch = args.batch, biases = args.bias_rows * args.bias_heads;
+  Memory x_src(batch * num_src * row, size), x_dst(batch * num_dst * row, size), att(row, acc);
   Memory attr(num_ids * args.edge_dim, size), weight(row * args.edge_dim, acc);
-  Memory out(num_dst * row, acc), lse(num_dst * args.heads, acc), alpha(num_ids * args.heads, acc);
+  Memory out(batch * num_dst * row, acc), lse(batch * num_dst * args.heads, acc);
+  Memory alpha(batch * num_ids * args.heads, acc), bias(biases, acc);
+  for (int64_t k = 0; k < biases; ++k)  // -inf or a small number
+    static_cast<uint8_t*>(bias.get())[k * acc + acc - 1] = in.flag() ? 0xFF : 0x30;
+  for (int64_t k = 0; k < biases; ++k)
+    if (static_cast<uint8_t*>(bias.get())[k * acc + acc - 1] == 0xFF)
+      static_cast<uint8_t*>(bias.get())[k * acc + acc - 2] = acc == 4 ? 0x80 : 0xF0;
   for (Memory* m : {&x_src, &x_dst})
     for (int64_t k = 0; k < m->size(); ++k)
       static_cast<uint8_t*>(m->get())[k * size + size - 1] = 0x30 + in.up_to(16);
@@ -164,6 +174,7 @@ void attend(Input& in, const Grouping& by_dst, bool wide, int64_t num_src, int64
   args.att = att.get();
   args.edge_attr = args.edge_dim ? attr.get() : nullptr;
   args.edge_weight = args.edge_dim ? weight.get() : nullptr;
+  args.attn_bias = biases ? bias.get() : nullptr;
   args.negative_slope = in.number() / 64.0;
   args.dropout = in.flag() ? in.up_to(100) / 100.0 : 0;
   args.seed = in.byte();
@@ -175,8 +186,9 @@ void attend(Input& in, const Grouping& by_dst, bool wide, int64_t num_src, int64
   const int64_t isas = gatv2_isas(), isa = isas & 2 ? 1 : 0;
   require(gatv2_forward(&args, isa) == kOk, "forward");
 
-  Memory grad_out(num_dst * row, size), grad_alpha(num_ids * args.heads, acc);
-  Memory d_src(num_src * row, size), d_dst(num_dst * row, size), d_att(row, acc);
+  Memory grad_out(batch * num_dst * row, size), grad_alpha(batch * num_ids * args.heads, acc);
+  Memory d_src(batch * num_src * row, size), d_dst(batch * num_dst * row, size), d_att(row, acc);
+  Memory d_bias(biases, acc);
   Memory d_attr(num_ids * args.edge_dim, size), d_weight(row * args.edge_dim, acc);
   args.by_src = by_src.edges();
   args.src_blocks = blocks;
@@ -187,6 +199,7 @@ void attend(Input& in, const Grouping& by_dst, bool wide, int64_t num_src, int64
   args.d_att = in.flag() ? d_att.get() : nullptr;
   args.d_edge_attr = args.edge_dim && in.flag() ? d_attr.get() : nullptr;
   args.d_edge_weight = args.edge_dim && in.flag() ? d_weight.get() : nullptr;
+  args.d_attn_bias = biases && in.flag() ? d_bias.get() : nullptr;
   require(gatv2_backward(&args, isa) == kOk, "backward");
 }
 

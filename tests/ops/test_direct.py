@@ -35,6 +35,14 @@ def attention(x_src, x_dst, att, edge_attr=None, edge_weight=None, **options):
     )
 
 
+def batched(dtype):
+    """Leaves of a batch, and of biases."""
+    x_src, x_dst, att = tensors(dtype)
+    bias = torch.randn(200, 2, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    x_src, x_dst = (torch.stack([x, 2 * x]).detach().requires_grad_() for x in (x_src, x_dst))
+    return x_src, x_dst, att, bias
+
+
 @pytest.fixture
 def taken(monkeypatch):
     """How often the short way was taken forward and back, and the operators were."""
@@ -69,6 +77,22 @@ def test_same_bits_as_the_operators(taken, monkeypatch, dtype, edge_dim, dropout
         out, alpha = attention(*leaves, dropout=dropout, training=True, return_attention=True)
         loss = out.float().square().sum() + alpha.float().square().sum()
         results.append([out, alpha, *torch.autograd.grad(loss, leaves)])
+    assert taken == {"forward": 1, "backward": 1, "operators": 1, "their backward": 1}
+    for one, other in zip(*results, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_batches_and_biases_take_the_short_way(taken, monkeypatch, dtype):
+    results = []
+    for way in ("direct", "operators"):
+        if way == "operators":
+            monkeypatch.setattr(direct, "fits", lambda *_: False)
+        *leaves, bias = batched(dtype)
+        out, alpha = attention(*leaves, attn_bias=bias, return_attention=True)
+        loss = out.float().square().sum() + alpha.float().square().sum()
+        results.append([out, alpha, *torch.autograd.grad(loss, [*leaves, bias])])
     assert taken == {"forward": 1, "backward": 1, "operators": 1, "their backward": 1}
     for one, other in zip(*results, strict=True):
         assert one.dtype == other.dtype

@@ -27,17 +27,21 @@ def call(dtype=torch.float32, **options):
     return (*flat, True, False)
 
 
-OPTIONS = [{}, {"edge_dim": 3, "dropout": 0.4, "self_loops": True}]
+OPTIONS = [
+    {},
+    {"edge_dim": 3, "dropout": 0.4, "self_loops": True},
+    {"edge_dim": 2, "bias": "head", "batch": 2, "self_loops": True},
+]
 
 
 @needs_fused
-@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "all"])
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "all", "beyond"])
 def test_opcheck_attention(options):
     torch.library.opcheck(torch.ops.gatv2_pyg.attention.default, call(**options))
 
 
 @needs_fused
-@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "all"])
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "all", "beyond"])
 def test_opcheck_backward(options):
     *flat, _, _ = call(**options)
     call_ = Call(*(value.detach() if isinstance(value, torch.Tensor) else value for value in flat))
@@ -75,7 +79,7 @@ def test_what_the_operators_refuse():
     for given, kept in ((grads[1], None), (None, alpha)):
         with pytest.raises(ValueError, match=r"^Expected 'alpha' to be given with 'grad_alpha'"):
             backward(grads[0], given, *made, out, lse, kept, needs)
-    with pytest.raises(ValueError, match=r"^Expected 'needs' to have 5 elements, got 4"):
+    with pytest.raises(ValueError, match=r"^Expected 'needs' to have 6 elements, got 4"):
         backward(*grads, *made, out, lse, alpha, needs[:4])
 
 

@@ -57,8 +57,10 @@ def forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bo
     x_dst, att = inputs.x_dst, inputs.att
     outputs = Outputs(
         out=att.new_empty(x_dst.shape),
-        lse=att.new_empty(x_dst.shape[:2]),
-        alpha=att.new_empty((edges.num_ids, att.size(0))) if return_attention else None,
+        lse=att.new_empty(x_dst.shape[:-1]),
+        alpha=att.new_empty((*x_dst.shape[:-3], edges.num_ids, att.size(0)))
+        if return_attention
+        else None,
     )
     args = _arguments(inputs, edges, options, outputs)
     lib = library()
@@ -74,7 +76,7 @@ def backward(
     options: Options,
     needs: Needs,
 ) -> InputGrads:
-    """Equations (4)-(8).
+    """Equations (4)-(9).
 
     Raises:
         MemoryError: there is no room for the scratch memory.
@@ -85,12 +87,13 @@ def backward(
         if edges.by_src is None:
             raise ValueError("Expected 'edges' by source for the gradient of 'x_src', got None")
         args.by_src = grouped_edges(*edges.by_src)
-        args.src_blocks = (edges.by_src.ptr.numel() - 1) // max(inputs.x_src.size(0), 1)
+        args.src_blocks = (edges.by_src.ptr.numel() - 1) // max(inputs.x_src.size(-3), 1)
     args.grad_out, args.grad_alpha = _address(grads.out), _address(grads.alpha)
     args.d_x_src, args.d_x_dst = _address(found.x_src), _address(found.x_dst)
     args.d_att = _address(found.att)
     args.d_edge_attr = _address(found.edge_attr)
     args.d_edge_weight = _address(found.edge_weight)
+    args.d_attn_bias = _address(found.attn_bias)
     lib = library()
     check_status(lib.handle.gatv2_backward(byref(args), lib.isa_number))
     return found
@@ -110,25 +113,31 @@ def _arguments(
     inputs: Inputs, edges: Edges, options: Options, outputs: Outputs
 ) -> ctypes.Structure:
     """What both directions take."""
-    num_src, heads, channels = inputs.x_src.shape
-    edge_dim = 0
+    *lead, num_src, heads, channels = inputs.x_src.shape
+    edge_dim = bias_rows = bias_heads = 0
     if inputs.edge_attr is not None and inputs.edge_weight is not None:
         edge_dim = inputs.edge_attr.size(1)
+    if inputs.attn_bias is not None:
+        bias_rows, bias_heads = inputs.attn_bias.shape
     return abi.Arguments(
         dtype=_DTYPES[inputs.x_src.dtype],
         wide_index=edges.by_dst.ptr.dtype == torch.int64,
         threads=num_threads(),
         num_src=num_src,
-        num_dst=inputs.x_dst.size(0),
+        num_dst=inputs.x_dst.size(-3),
         heads=heads,
         channels=channels,
         edge_dim=edge_dim,
         num_ids=edges.num_ids,
+        batch=lead[0] if lead else 1,
+        bias_rows=bias_rows,
+        bias_heads=bias_heads,
         x_src=inputs.x_src.data_ptr(),
         x_dst=inputs.x_dst.data_ptr(),
         att=inputs.att.data_ptr(),
         edge_attr=_address(inputs.edge_attr),
         edge_weight=_address(inputs.edge_weight),
+        attn_bias=_address(inputs.attn_bias),
         negative_slope=options.negative_slope,
         dropout=options.dropout,
         seed=int(options.seed),

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Iterator
 from ctypes import c_double, c_int64, c_void_p
 
-VERSION = 4
+VERSION = 5
 """Must equal kAbiVersion."""
 
 
@@ -23,8 +23,10 @@ GroupedEdges = _record("GroupedEdges", "*ptr *idx *edge *pieces num_pieces *cuts
 Arguments = _record(
     "Arguments",
     "dtype wide_index threads num_src num_dst heads channels edge_dim num_ids src_blocks "
-    "*x_src *x_dst *att *edge_attr *edge_weight negative_slope dropout seed *out *lse *alpha "
-    "by_dst by_src *grad_out *grad_alpha *d_x_src *d_x_dst *d_att *d_edge_attr *d_edge_weight",
+    "batch element bias_rows bias_heads "
+    "*x_src *x_dst *att *edge_attr *edge_weight *attn_bias "
+    "negative_slope dropout seed *out *lse *alpha by_dst by_src *grad_out *grad_alpha "
+    "*d_x_src *d_x_dst *d_att *d_edge_attr *d_edge_weight *d_attn_bias",
     negative_slope=c_double,
     dropout=c_double,
     by_dst=GroupedEdges,

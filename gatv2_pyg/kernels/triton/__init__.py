@@ -92,7 +92,7 @@ def backward(
     options: Options,
     needs: Needs,
 ) -> InputGrads:
-    """Equations (4)-(8), likewise."""
+    """Equations (4)-(9), likewise."""
     from gatv2_pyg.kernels.triton import launch
 
     return launch.backward(grads, inputs, outputs, edges, options, needs)

@@ -8,9 +8,12 @@ import triton.language as tl
 from gatv2_pyg.kernels.triton.common import (
     add_edge_features,
     edge_ids,
+    element_of,
     features_of,
+    finite_lse,
     gather,
     keep_of,
+    load_bias,
     load_items,
     load_quads,
     load_rows,
@@ -22,7 +25,7 @@ from gatv2_pyg.kernels.triton.common import (
 )
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_pieces"])
+@triton.jit(do_not_specialize=["num_rows", "num_pieces", "num_ids", "num_programs"])
 def row_dot_kernel(
     grad_out,
     out,
@@ -35,6 +38,8 @@ def row_dot_kernel(
     piece_delta,
     num_rows,
     num_pieces,
+    num_ids,
+    num_programs,
     H: tl.constexpr,
     C: tl.constexpr,
     BR: tl.constexpr,
@@ -47,7 +52,15 @@ def row_dot_kernel(
     Pieces of a long row leave their part of the sum, the first of them with <g_i, out_i>.
     """
     F: tl.constexpr = H * C
-    group = tl.program_id(0).to(tl.int64)
+    element, group = element_of(num_programs)
+    grad_out += element * num_rows * F
+    out += element * num_rows * F
+    delta += element * num_rows * H
+    if piece_delta is not None:
+        piece_delta += element * num_pieces * H
+    if grad_alpha is not None:
+        grad_alpha += element * num_ids * H
+        alpha += element * num_ids * H
     row, piece, begin, degree, is_row, is_piece = load_items(
         group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
     )
@@ -82,7 +95,10 @@ def row_dot_kernel(
         "num_rows",
         "num_pieces",
         "num_groups",
+        "num_src",
         "num_ids",
+        "num_programs",
+        "bias_rows",
         "seed",
         "threshold",
     ]
@@ -95,6 +111,7 @@ def backward_dst_kernel(
     att,
     edge_attr,
     edge_weight,
+    attn_bias,
     out,
     lse,
     delta,
@@ -107,10 +124,14 @@ def backward_dst_kernel(
     d_att,
     d_edge_attr,
     d_edge_weight,
+    d_attn_bias,
     num_rows,
     num_pieces,
     num_groups,
+    num_src,
     num_ids,
+    num_programs,
+    bias_rows,
     negative_slope,
     seed,
     threshold,
@@ -118,24 +139,46 @@ def backward_dst_kernel(
     H: tl.constexpr,
     C: tl.constexpr,
     D: tl.constexpr,
+    BIAS_H: tl.constexpr,
     DROPOUT: tl.constexpr,
     BR: tl.constexpr,
     BE: tl.constexpr,
     BH: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """A program takes every ``num_programs``-th group, so that pieces of long rows, the first
-    groups, are spread over the programs.
+    """A program takes every ``num_programs``-th group of an element of the batch, so that pieces of
+    long rows, the first groups, are spread over the programs.
 
     A row's ds_e sum to zero but for rounding, which a part of x_src that neighbours share makes
     large; so (7) sums ds_e (f(z_e) - f(x_dst + out)) for f = LeakyReLU and its slope, which is the
     same in exact arithmetic.
 
-    ``d_att [programs, H * C]`` and ``d_edge_weight [programs, D, H * C]`` (zero before) receive one
-    partial sum per program; ``d_edge_attr [head groups, num_ids, D]`` one per group of heads.
+    ``d_att [B * programs, H * C]`` and ``d_edge_weight [B * programs, D, H * C]`` (zero before)
+    receive one partial sum per program; ``d_edge_attr [B * head groups, num_ids, D]``, and with one
+    bias for all heads ``d_attn_bias [B * head groups, bias_rows]``, one per group of heads; with a
+    bias of each head that is ``[B, bias_rows, H]``.
     """
     F: tl.constexpr = H * C
-    program = tl.program_id(0).to(tl.int64)
+    element, program = element_of(num_programs)
+    part = element * num_programs + program
+    head_part = element * tl.num_programs(1) + tl.program_id(1)
+    x_src += element * num_src * F
+    x_dst += element * num_rows * F
+    grad_out += element * num_rows * F
+    out += element * num_rows * F
+    lse += element * num_rows * H
+    delta += element * num_rows * H
+    if grad_alpha is not None:
+        grad_alpha += element * num_ids * H
+    if d_x_dst is not None:
+        d_x_dst += element * num_rows * F
+    if piece_d_x_dst is not None:
+        piece_d_x_dst += element * num_pieces * F
+    if d_attn_bias is not None:
+        if BIAS_H == 1:
+            d_attn_bias += head_part * bias_rows
+        else:
+            d_attn_bias += element * bias_rows * H
     h0 = tl.program_id(1) * BH
     h = h0 + tl.arange(0, BH)
     f, f_mask = features_of(h0, H, C, BH, BC)
@@ -145,11 +188,11 @@ def backward_dst_kernel(
     edge = tl.arange(0, BE)
     d_a = tl.zeros([BR, BH, BC], tl.float32)
     if d_edge_weight is not None:
-        d_edge_weight += program * (D * F)
+        d_edge_weight += part * (D * F)
     if d_edge_attr is not None:
-        d_edge_attr += tl.program_id(1).to(tl.int64) * num_ids * D
+        d_edge_attr += head_part * num_ids * D
 
-    for group in range(program, num_groups, tl.num_programs(0)):
+    for group in range(program, num_groups, num_programs):
         row, piece, begin, degree, is_row, is_piece = load_items(
             group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
         )
@@ -161,7 +204,7 @@ def backward_dst_kernel(
         g = load_rows(grad_out, row, is_row | is_piece, f, f_mask, F, BR, BH, BC)
         head = row[:, None] * H + h[None, :]
         head_mask = (degree > 0)[:, None] & (h < H)[None, :]
-        row_lse = tl.load(lse + head, mask=head_mask, other=0.0)
+        row_lse = finite_lse(tl.load(lse + head, mask=head_mask, other=0.0))
         row_delta = tl.load(delta + head, mask=head_mask, other=0.0)
 
         acc = tl.zeros([BR, BH, BC], tl.float32)
@@ -180,6 +223,8 @@ def backward_dst_kernel(
             if edge_attr is not None:
                 z = add_edge_features(z, edge_attr, edge_weight, ids, mask, f, f_mask, D, F, BH, BC)
             s = score(z, a, negative_slope)  # (2)
+            if attn_bias is not None:
+                s += load_bias(attn_bias, ids, mask, h, bias_rows, H, BIAS_H)
             s = tl.where(mask[:, :, None], s - row_lse[:, None, :], float("-inf"))
             weight = tl.exp(s)
             d_weight = tl.sum(g[:, None, :, :] * x, 3)  # (4)
@@ -191,8 +236,19 @@ def backward_dst_kernel(
                 )
             if DROPOUT:
                 q_ids = edge_ids(eid, q_begin + start + q_edge, start + q_edge < q_degree)
-                d_weight *= keep_of(q_ids, quad, h0, key, threshold, scale, BR, BE, BH)
+                d_weight *= keep_of(q_ids, quad, h0, element, key, threshold, scale, BR, BE, BH)
             ds = weight * (d_weight - row_delta[:, None, :])  # (5)
+            if d_attn_bias is not None:  # (9)
+                biased = mask & (ids < bias_rows)
+                if BIAS_H == 1:
+                    of_heads = tl.where((h < H)[None, None, :], ds, 0.0)
+                    tl.store(d_attn_bias + ids, tl.sum(of_heads, 2), mask=biased)
+                else:
+                    tl.store(
+                        d_attn_bias + ids[:, :, None] * H + h[None, None, :],
+                        ds,
+                        mask=biased[:, :, None] & (h < H)[None, None, :],
+                    )
             du = times_slope(ds, z, negative_slope)  # (6)
             acc += tl.sum(du, 1)
             sum_ds += tl.sum(ds, 1)
@@ -226,4 +282,4 @@ def backward_dst_kernel(
         if piece_d_x_dst is not None:
             store_rows(piece_d_x_dst, piece, acc, is_piece, f, f_mask, F, BR, BH, BC)
     if d_att is not None:
-        tl.store(d_att + program * F + f, tl.reshape(tl.sum(d_a, 0), [BH * BC]), mask=f_mask)
+        tl.store(d_att + part * F + f, tl.reshape(tl.sum(d_a, 0), [BH * BC]), mask=f_mask)

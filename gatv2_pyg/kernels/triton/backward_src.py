@@ -8,9 +8,12 @@ import triton.language as tl
 from gatv2_pyg.kernels.triton.common import (
     add_edge_features,
     edge_ids,
+    element_of,
     features_of,
+    finite_lse,
     gather,
     keep_of,
+    load_bias,
     load_items,
     load_quads,
     load_rows,
@@ -22,7 +25,19 @@ from gatv2_pyg.kernels.triton.common import (
 )
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_pieces", "num_src", "seed", "threshold"])
+@triton.jit(
+    do_not_specialize=[
+        "num_rows",
+        "num_pieces",
+        "num_src",
+        "num_dst",
+        "num_ids",
+        "num_programs",
+        "bias_rows",
+        "seed",
+        "threshold",
+    ]
+)
 def backward_src_kernel(
     grad_out,
     grad_alpha,
@@ -31,6 +46,7 @@ def backward_src_kernel(
     att,
     edge_attr,
     edge_weight,
+    attn_bias,
     lse,
     delta,
     ptr,
@@ -43,6 +59,10 @@ def backward_src_kernel(
     num_rows,
     num_pieces,
     num_src,
+    num_dst,
+    num_ids,
+    num_programs,
+    bias_rows,
     negative_slope,
     seed,
     threshold,
@@ -50,6 +70,7 @@ def backward_src_kernel(
     H: tl.constexpr,
     C: tl.constexpr,
     D: tl.constexpr,
+    BIAS_H: tl.constexpr,
     DROPOUT: tl.constexpr,
     BR: tl.constexpr,
     BE: tl.constexpr,
@@ -62,7 +83,17 @@ def backward_src_kernel(
     ``edge`` holds positions by destination, ``eid`` the ids there.
     """
     F: tl.constexpr = H * C
-    group = tl.program_id(0).to(tl.int64)
+    element, group = element_of(num_programs)
+    x_src += element * num_src * F
+    x_dst += element * num_dst * F
+    grad_out += element * num_dst * F
+    lse += element * num_dst * H
+    delta += element * num_dst * H
+    d_x_src += element * num_rows * F
+    if grad_alpha is not None:
+        grad_alpha += element * num_ids * H
+    if piece_d_x_src is not None:
+        piece_d_x_src += element * num_pieces * F
     h0 = tl.program_id(1) * BH
     row, piece, begin, degree, is_row, is_piece = load_items(
         group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
@@ -76,7 +107,7 @@ def backward_src_kernel(
     h = h0 + tl.arange(0, BH)
     f, f_mask = features_of(h0, H, C, BH, BC)
     a = load_weights(att, f, f_mask, BH, BC)
-    x = load_rows(x_src, row % num_src, is_row | is_piece, f, f_mask, F, BR, BH, BC)
+    x = load_rows(x_src, row % tl.maximum(num_src, 1), is_row | is_piece, f, f_mask, F, BR, BH, BC)
 
     acc = tl.zeros([BR, BH, BC], tl.float32)
     acc_du = tl.zeros([BR, BH, BC], tl.float32)
@@ -89,7 +120,7 @@ def backward_src_kernel(
         g = gather(grad_out, i, mask, f, f_mask, F, BR, BE, BH, BC)
         head = i.to(tl.int64)[:, :, None] * H + h[None, None, :]
         head_mask = mask[:, :, None] & (h < H)[None, None, :]
-        other_lse = tl.load(lse + head, mask=head_mask, other=0.0)
+        other_lse = finite_lse(tl.load(lse + head, mask=head_mask, other=0.0))
         other_delta = tl.load(delta + head, mask=head_mask, other=0.0)
         # The next tile's ends are in flight while this one is worked on.
         ahead = start + BE + k[None, :] < degree[:, None]
@@ -100,6 +131,8 @@ def backward_src_kernel(
         if edge_attr is not None:
             z = add_edge_features(z, edge_attr, edge_weight, ids, mask, f, f_mask, D, F, BH, BC)
         s = score(z, a, negative_slope)  # (2)
+        if attn_bias is not None:
+            s += load_bias(attn_bias, ids, mask, h, bias_rows, H, BIAS_H)
         weight = tl.exp(tl.where(mask[:, :, None], s - other_lse, float("-inf")))
         d_weight = tl.sum(g * x[:, None, :, :], 3)  # (4)
         if grad_alpha is not None:
@@ -111,7 +144,7 @@ def backward_src_kernel(
             q_mask = start + q_edge < q_degree
             q_at = edge_ids(edge, q_begin + start + q_edge, q_mask)
             q_ids = edge_ids(eid, q_at, q_mask)
-            weight *= keep_of(q_ids, quad, h0, key, threshold, scale, BR, BE, BH)
+            weight *= keep_of(q_ids, quad, h0, element, key, threshold, scale, BR, BE, BH)
         ds += weight * d_weight
         acc += tl.sum(weight[:, :, :, None] * g, 1)
         acc_du += tl.sum(times_slope(ds, z, negative_slope), 1)  # (6)

@@ -164,6 +164,32 @@ def add_edge_features(
 
 
 @triton.jit
+def element_of(num_programs):
+    """The element of a batch that a program works on, and its number among the element's."""
+    program = tl.program_id(0).to(tl.int64)
+    return program // num_programs, program % num_programs
+
+
+@triton.jit
+def load_bias(attn_bias, ids, mask, h, bias_rows, H: tl.constexpr, BIAS_H: tl.constexpr):
+    """The biases of a tile's edges, ``[BR, BE, BH]``; 0 for ids that have none."""
+    if BIAS_H == 1:
+        value = tl.load(attn_bias + ids, mask=mask & (ids < bias_rows), other=0.0)
+        return value[:, :, None] + tl.zeros_like(h).to(tl.float32)[None, None, :]
+    return tl.load(
+        attn_bias + ids[:, :, None] * H + h[None, None, :],
+        mask=(mask & (ids < bias_rows))[:, :, None] & (h < H)[None, None, :],
+        other=0.0,
+    )
+
+
+@triton.jit
+def finite_lse(lse):
+    """Logarithms of sums, 0 for -inf: a row all of whose scores are -inf has weights of 0."""
+    return tl.where(lse == float("-inf"), 0.0, lse)
+
+
+@triton.jit
 def load_quads(
     group, ptr, pieces, num_rows, num_pieces, BR: tl.constexpr, BE: tl.constexpr, BH: tl.constexpr
 ):
@@ -191,6 +217,7 @@ def keep_of(
     ids,
     quad,
     h0,
+    element,
     seed,
     threshold,
     scale,
@@ -202,7 +229,7 @@ def keep_of(
     low = (ids & 0xFFFFFFFF).to(tl.uint32)
     high = (ids >> 32).to(tl.uint32)
     quad = (h0 // 4 + quad).to(tl.uint32)
-    w0, w1, w2, w3 = tl.philox(seed, low, high, quad, low * 0)
+    w0, w1, w2, w3 = tl.philox(seed, low, high, quad, low * 0 + element.to(tl.uint32))
     limit = threshold.to(tl.uint32)
     k0 = tl.where(w0 >= limit, scale, 0.0)
     k1 = tl.where(w1 >= limit, scale, 0.0)

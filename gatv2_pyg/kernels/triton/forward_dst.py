@@ -8,9 +8,12 @@ import triton.language as tl
 from gatv2_pyg.kernels.triton.common import (
     add_edge_features,
     edge_ids,
+    element_of,
     features_of,
+    finite_lse,
     gather,
     keep_of,
+    load_bias,
     load_items,
     load_quads,
     load_rows,
@@ -20,7 +23,16 @@ from gatv2_pyg.kernels.triton.common import (
     store_rows,
 )
 
-_VARYING = ["num_rows", "num_pieces", "seed", "threshold"]
+_VARYING = [
+    "num_rows",
+    "num_pieces",
+    "num_src",
+    "num_ids",
+    "num_programs",
+    "bias_rows",
+    "seed",
+    "threshold",
+]
 
 
 @triton.jit(do_not_specialize=_VARYING)
@@ -30,6 +42,7 @@ def forward_dst_kernel(
     att,
     edge_attr,
     edge_weight,
+    attn_bias,
     ptr,
     idx,
     eid,
@@ -41,6 +54,10 @@ def forward_dst_kernel(
     scores,
     num_rows,
     num_pieces,
+    num_src,
+    num_ids,
+    num_programs,
+    bias_rows,
     negative_slope,
     seed,
     threshold,
@@ -48,6 +65,7 @@ def forward_dst_kernel(
     H: tl.constexpr,
     C: tl.constexpr,
     D: tl.constexpr,
+    BIAS_H: tl.constexpr,
     DROPOUT: tl.constexpr,
     BR: tl.constexpr,
     BE: tl.constexpr,
@@ -59,7 +77,16 @@ def forward_dst_kernel(
     ``scores``, if given, receives s_e of (2) at ``[id, H]``.
     """
     F: tl.constexpr = H * C
-    group = tl.program_id(0).to(tl.int64)
+    element, group = element_of(num_programs)
+    x_src += element * num_src * F
+    x_dst += element * num_rows * F
+    out += element * num_rows * F
+    lse += element * num_rows * H
+    if piece_out is not None:
+        piece_out += element * num_pieces * F
+        piece_lse += element * num_pieces * H
+    if scores is not None:
+        scores += element * num_ids * H
     h0 = tl.program_id(1) * BH
     row, piece, begin, degree, is_row, is_piece = load_items(
         group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
@@ -93,6 +120,8 @@ def forward_dst_kernel(
         if edge_attr is not None:
             z = add_edge_features(z, edge_attr, edge_weight, ids, mask, f, f_mask, D, F, BH, BC)
         s = score(z, a, negative_slope)  # (2)
+        if attn_bias is not None:
+            s += load_bias(attn_bias, ids, mask, h, bias_rows, H, BIAS_H)
         if scores is not None:
             tl.store(
                 scores + ids[:, :, None] * H + h[None, None, :],
@@ -108,7 +137,7 @@ def forward_dst_kernel(
         total = total * rescale + tl.sum(weight, 1)
         if DROPOUT:
             q_ids = edge_ids(eid, q_begin + start + q_edge, start + q_edge < q_degree)
-            weight *= keep_of(q_ids, quad, h0, key, threshold, scale, BR, BE, BH)
+            weight *= keep_of(q_ids, quad, h0, element, key, threshold, scale, BR, BE, BH)
         acc = acc * rescale[:, :, None] + tl.sum(weight[:, :, :, None] * x, 1)  # (3)
         m = top
         position += BE
@@ -127,7 +156,7 @@ def forward_dst_kernel(
         tl.store(piece_lse + head, row_lse, mask=is_piece[:, None] & (h < H)[None, :])
 
 
-@triton.jit(do_not_specialize=_VARYING)
+@triton.jit(do_not_specialize=[name for name in _VARYING if name not in ("num_src", "bias_rows")])
 def attention_kernel(
     alpha,
     lse,
@@ -136,6 +165,8 @@ def attention_kernel(
     pieces,
     num_rows,
     num_pieces,
+    num_ids,
+    num_programs,
     seed,
     threshold,
     scale,
@@ -146,7 +177,9 @@ def attention_kernel(
     BH: tl.constexpr,
 ):
     """Turns the s_e in ``alpha`` into keep_e alpha_e of (2) and (3), in place."""
-    group = tl.program_id(0).to(tl.int64)
+    element, group = element_of(num_programs)
+    alpha += element * num_ids * H
+    lse += element * num_rows * H
     h0 = tl.program_id(1) * BH
     row, _, begin, degree, _, _ = load_items(
         group, tl.arange(0, BR), ptr, pieces, num_rows, num_pieces, BR
@@ -160,7 +193,7 @@ def attention_kernel(
     h_mask = (h < H)[None, :]
     edge = tl.arange(0, BE)
     row_mask = (degree > 0)[:, None] & h_mask
-    row_lse = tl.load(lse + row[:, None] * H + h[None, :], mask=row_mask, other=0.0)
+    row_lse = finite_lse(tl.load(lse + row[:, None] * H + h[None, :], mask=row_mask, other=0.0))
     for start in range(0, tl.max(degree, 0), BE):
         position = begin[:, None] + start + edge[None, :]
         mask = start + edge[None, :] < degree[:, None]
@@ -170,5 +203,5 @@ def attention_kernel(
         weight = tl.exp(s - row_lse[:, None, :])
         if DROPOUT:
             q_ids = edge_ids(eid, q_begin + start + q_edge, start + q_edge < q_degree)
-            weight *= keep_of(q_ids, quad, h0, key, threshold, scale, BR, BE, BH)
+            weight *= keep_of(q_ids, quad, h0, element, key, threshold, scale, BR, BE, BH)
         tl.store(cell, weight, mask=cell_mask)

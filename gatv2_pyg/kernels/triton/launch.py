@@ -65,7 +65,7 @@ def _launch(kernel, grid: tuple[int, ...], device: torch.device, **args: Any) ->
 def _call_args(inputs: Inputs, edges: Edges, options: Options) -> dict[str, Any]:
     """What the kernels know of a call, by the names of their parameters."""
     heads, channels = inputs.att.shape
-    eid = edges.by_dst.edge
+    eid, attn_bias = edges.by_dst.edge, inputs.attn_bias
     edge_attr, edge_weight, edge_dim = inputs.edge_attr, inputs.edge_weight, 0
     if edge_attr is not None and edge_weight is not None:
         edge_dim = edge_attr.size(1)
@@ -80,6 +80,11 @@ def _call_args(inputs: Inputs, edges: Edges, options: Options) -> dict[str, Any]
         "att": inputs.att,
         "edge_attr": edge_attr if edge_dim else None,
         "edge_weight": edge_weight if edge_dim else None,
+        "attn_bias": attn_bias,
+        "bias_rows": 0 if attn_bias is None else attn_bias.size(0),
+        "num_src": inputs.x_src.size(-3),
+        "num_dst": inputs.x_dst.size(-3),
+        "num_ids": edges.num_ids,
         "eid": eid if eid.numel() else None,
         "negative_slope": options.negative_slope,
         "seed": seed,
@@ -88,6 +93,7 @@ def _call_args(inputs: Inputs, edges: Edges, options: Options) -> dict[str, Any]
         "H": heads,
         "C": channels,
         "D": edge_dim,
+        "BIAS_H": 0 if attn_bias is None else attn_bias.size(1),
         "DROPOUT": dropout > 0.0,
     }
 
@@ -99,6 +105,8 @@ class _Pass(NamedTuple):
     tile: Tile
     args: dict[str, Any]
     """The arguments of the call and of the rows, by the names of the kernels' parameters."""
+    batch: int = 1
+    """Elements that the kernels run for."""
 
     @classmethod
     def over(cls, rows: Rows, call: dict[str, Any]) -> _Pass:
@@ -117,7 +125,8 @@ class _Pass(NamedTuple):
             "BH": tile.heads,
             "BC": tile.channels,
         }
-        return cls(rows, tile, args)
+        lead = call["x_src"].shape[:-3]
+        return cls(rows, tile, args, lead[0] if lead else 1)
 
     @property
     def device(self) -> torch.device:
@@ -134,23 +143,25 @@ class _Pass(NamedTuple):
     ) -> None:
         """Launches a kernel with what it takes of the shared arguments, and its own.
 
-        A program takes one group of rows unless ``programs`` is given.
+        A program takes one group of rows unless ``programs`` of each element are given.
         """
-        args = {**self.args, **own}
+        programs = self.num_groups if programs is None else programs
+        args = {**self.args, "num_programs": programs, **own}
         _launch(
             kernel,
-            (self.num_groups if programs is None else programs, self.tile.head_groups),
+            (programs * self.batch, self.tile.head_groups),
             self.device,
             **{name: args[name] for name in kernel.arg_names},
             num_warps=num_warps or self.tile.num_warps,
         )
 
     def piece_buffer(self, *shape: int) -> Tensor | None:
-        """A float32 row per piece, or None if there are no pieces."""
+        """A float32 row per piece and element, or None if there are no pieces."""
         num_pieces = self.args["num_pieces"]
         if num_pieces == 0:
             return None
-        return torch.empty(num_pieces, *shape, dtype=torch.float32, device=self.device)
+        sizes = self.batch, num_pieces, *shape
+        return torch.empty(sizes, dtype=torch.float32, device=self.device)
 
     def merge(
         self,
@@ -159,20 +170,24 @@ class _Pass(NamedTuple):
         piece_lse: Tensor | None = None,
         lse: Tensor | None = None,
     ) -> None:
-        """Merges what pieces left into the rows of ``out [rows, H, C]`` that were cut."""
+        """Merges what pieces left into the rows of ``out [*, rows, H, C]`` that were cut."""
         if pieces is None:
             return
-        heads, channels = out.size(1), out.size(2)
+        num_rows, heads, channels = out.shape[-3:]
+        num_cuts = self.rows.cuts.size(0)
         block = min(32, power_of_two(channels))
         _launch(
             merge_kernel,
-            (self.rows.cuts.size(0), heads, triton.cdiv(channels, block)),
+            (num_cuts * self.batch, heads, triton.cdiv(channels, block)),
             self.device,
             cuts=self.rows.cuts,
             pieces=pieces,
             piece_lse=piece_lse,
             out=out,
             lse=lse,
+            num_cuts=num_cuts,
+            num_pieces=pieces.numel() // max(self.batch * heads * channels, 1),
+            num_rows=num_rows,
             H=heads,
             C=channels,
             BP=128,
@@ -187,9 +202,10 @@ def forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bo
     heads, channels = att.shape
     by_dst = _Pass.over(edges.by_dst, _call_args(inputs, edges, options))
     out = torch.empty_like(x_dst, dtype=torch.float32)
-    lse = att.new_empty(x_dst.size(0), heads)
+    lse = att.new_empty(x_dst.shape[:-1])
     # Ids that stand for no edge keep the zero.
-    alpha = att.new_zeros(edges.num_ids, heads) if return_attention else None
+    shape = *x_dst.shape[:-3], edges.num_ids, heads
+    alpha = att.new_zeros(shape) if return_attention else None
     piece_out = by_dst.piece_buffer(heads, channels)
     piece_lse = by_dst.piece_buffer(heads)
     by_dst.launch(
@@ -214,7 +230,7 @@ def backward(
     options: Options,
     needs: Needs,
 ) -> InputGrads:
-    """Equations (4)-(8)."""
+    """Equations (4)-(9)."""
     edge_attr, edge_weight = inputs.edge_attr, inputs.edge_weight
     delta = outputs.out.new_empty(outputs.lse.shape)
     call = {
@@ -228,7 +244,7 @@ def backward(
     by_dst = _Pass.over(edges.by_dst, call)
     _row_dot(by_dst, outputs, delta)
     found = InputGrads(None, None, None, None, None)
-    if needs.x_dst or needs.att or needs.edge_attr or needs.edge_weight:
+    if any(needs._replace(x_src=False)):
         found = _backward_dst(by_dst, inputs, needs)
     if needs.x_src and edges.by_src is not None:
         d_x_src = _backward_src(_Pass.over(edges.by_src, call), inputs.x_src)
@@ -243,34 +259,39 @@ def backward(
 
 def _row_dot(by_dst: _Pass, outputs: Outputs, delta: Tensor) -> None:
     """D of (5), ``[N_dst, H]``, from ``out`` as it was before rounding."""
-    piece_delta = by_dst.piece_buffer(delta.size(1))
+    piece_delta = by_dst.piece_buffer(delta.size(-1))
     by_dst.launch(row_dot_kernel, alpha=outputs.alpha, piece_delta=piece_delta)
-    by_dst.merge(piece_delta, delta.unsqueeze(2))
+    by_dst.merge(piece_delta, delta.unsqueeze(-1))
 
 
 def _backward_dst(by_dst: _Pass, inputs: Inputs, needs: Needs) -> InputGrads:
     """(7) and the gradients of the edge features."""
-    x_dst, edge_attr = inputs.x_dst, inputs.edge_attr
+    x_dst, edge_attr, attn_bias = inputs.x_dst, inputs.edge_attr, inputs.attn_bias
     heads, channels = inputs.att.shape
-    edge_dim, groups = by_dst.args["D"], by_dst.tile.head_groups
+    batch, edge_dim = by_dst.batch, by_dst.args["D"]
+    groups = batch * by_dst.tile.head_groups
     need_edge_weight = needs.edge_weight and edge_dim > 0
     programs = partials_of(
         by_dst.num_groups,
         by_dst.rows.idx.numel(),
         edge_dim * heads * channels if need_edge_weight else 0,
     )
+    programs = max(1, programs // max(batch, 1))
     sums: dict[str, Any] = {"dtype": torch.float32, "device": x_dst.device}
 
     d_x_dst = torch.empty_like(x_dst, dtype=_written_dtype(x_dst)) if needs.x_dst else None
     piece_d_x_dst = by_dst.piece_buffer(heads, channels) if needs.x_dst else None
-    d_att = torch.empty(programs, heads, channels, **sums) if needs.att else None
-    d_edge_attr = d_edge_weight = None
+    d_att = torch.empty(batch * programs, heads, channels, **sums) if needs.att else None
+    d_edge_attr = d_edge_weight = d_attn_bias = None
+    if needs.attn_bias and attn_bias is not None:
+        count = groups if attn_bias.size(1) == 1 else batch
+        d_attn_bias = torch.zeros(count, *attn_bias.shape, **sums)
     if needs.edge_attr and edge_attr is not None and edge_dim:
         # Ids that stand for no edge keep the zero.
         dtype = _written_dtype(edge_attr) if groups == 1 else torch.float32
         d_edge_attr = torch.zeros(groups, *edge_attr.shape, dtype=dtype, device=x_dst.device)
     if need_edge_weight:
-        d_edge_weight = torch.zeros(programs, edge_dim, heads * channels, **sums)
+        d_edge_weight = torch.zeros(batch * programs, edge_dim, heads * channels, **sums)
     by_dst.launch(
         backward_dst_kernel,
         programs,
@@ -279,8 +300,8 @@ def _backward_dst(by_dst: _Pass, inputs: Inputs, needs: Needs) -> InputGrads:
         d_att=d_att,
         d_edge_attr=d_edge_attr,
         d_edge_weight=d_edge_weight,
+        d_attn_bias=d_attn_bias,
         num_groups=by_dst.num_groups,
-        num_ids=0 if edge_attr is None else edge_attr.size(0),
     )
     if d_x_dst is not None:
         by_dst.merge(piece_d_x_dst, d_x_dst)
@@ -292,23 +313,20 @@ def _backward_dst(by_dst: _Pass, inputs: Inputs, needs: Needs) -> InputGrads:
         d_edge_attr = d_edge_attr.to(edge_attr.dtype)
     if d_edge_weight is not None:
         d_edge_weight = d_edge_weight.sum(0).t().contiguous()
-    return InputGrads(None, d_x_dst, d_att, d_edge_attr, d_edge_weight)
+    if d_attn_bias is not None:
+        d_attn_bias = d_attn_bias.sum(0)
+    return InputGrads(None, d_x_dst, d_att, d_edge_attr, d_edge_weight, d_attn_bias)
 
 
 def _backward_src(by_src: _Pass, x_src: Tensor) -> Tensor:
     """(8).  Ranges of destinations have rows of their own, to be added up."""
-    num_src, heads, channels = x_src.shape
+    *lead, num_src, heads, channels = x_src.shape
     blocks = by_src.args["num_rows"] // max(num_src, 1)
     dtype = _written_dtype(x_src) if blocks == 1 else torch.float32
-    d_x_src = x_src.new_empty(blocks * num_src, heads, channels, dtype=dtype)
+    d_x_src = x_src.new_empty(*lead, blocks * num_src, heads, channels, dtype=dtype)
     piece_d_x_src = by_src.piece_buffer(heads, channels)
-    by_src.launch(
-        backward_src_kernel,
-        num_src=max(num_src, 1),
-        d_x_src=d_x_src,
-        piece_d_x_src=piece_d_x_src,
-    )
+    by_src.launch(backward_src_kernel, d_x_src=d_x_src, piece_d_x_src=piece_d_x_src)
     by_src.merge(piece_d_x_src, d_x_src)
     if blocks > 1:
-        d_x_src = d_x_src.view(blocks, num_src, heads, channels).sum(0)
+        d_x_src = d_x_src.unflatten(-3, (blocks, num_src)).sum(-4)
     return d_x_src.to(x_src.dtype)

@@ -6,13 +6,16 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_cuts", "num_pieces", "num_rows"])
 def merge_kernel(
     cuts,
     pieces,
     piece_lse,
     out,
     lse,
+    num_cuts,
+    num_pieces,
+    num_rows,
     H: tl.constexpr,
     C: tl.constexpr,
     BP: tl.constexpr,
@@ -21,9 +24,17 @@ def merge_kernel(
     """``out[row] = sum_p w_p pieces[p]`` for an entry ``(row, first piece, end)`` of ``cuts``.
 
     With ``piece_lse``, ``w_p = exp(piece_lse[p] - lse[row])`` and ``lse[row]`` is the logarithm of
-    the sum of their exponentials; without, ``w_p = 1``.  A program takes ``BC`` channels of a head.
+    the sum of their exponentials; without, ``w_p = 1``.  A program takes ``BC`` channels of a head,
+    for one element of a batch.
     """
-    entry = cuts + tl.program_id(0).to(tl.int64) * 3
+    program = tl.program_id(0).to(tl.int64)
+    element = program // num_cuts
+    pieces += element * num_pieces * (H * C)
+    out += element * num_rows * (H * C)
+    if piece_lse is not None:
+        piece_lse += element * num_pieces * H
+        lse += element * num_rows * H
+    entry = cuts + program % num_cuts * 3
     row = tl.load(entry).to(tl.int64)
     first = tl.load(entry + 1)
     last = tl.load(entry + 2)
@@ -43,8 +54,10 @@ def merge_kernel(
         if piece_lse is not None:
             s = tl.load(piece_lse + piece * H + h, mask=mask, other=float("-inf"))
             top = tl.maximum(m, tl.max(s, 0))
-            rescale = tl.exp(m - top)
-            weight = tl.exp(s - top)
+            # A row whose scores are all -inf keeps m = -inf.
+            shift = tl.where(top == float("-inf"), 0.0, top)
+            rescale = tl.exp(m - shift)
+            weight = tl.exp(s - shift)
             total = total * rescale + tl.sum(weight, 0)
             acc = acc * rescale + tl.sum(weight[:, None] * value, 0)
             m = top

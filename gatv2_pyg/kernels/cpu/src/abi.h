@@ -7,7 +7,7 @@
 namespace gatv2 {
 
 // Raised whenever a field or a function changes its meaning but not its place.
-constexpr int64_t kAbiVersion = 4;
+constexpr int64_t kAbiVersion = 5;
 
 // Edges of a piece of a long row: rows with more edges are cut.
 constexpr int64_t kPiece = 512;  // as in validity.py
@@ -38,11 +38,17 @@ struct Arguments {
   int64_t edge_dim;  // 0: no edge features
   int64_t num_ids;
   int64_t src_blocks;  // backward: see by_src
+  int64_t batch;       // elements: x_src, x_dst, what is returned and its gradients lie one after
+                       // the other
+  int64_t element;     // of a batch; dropout depends on it
+  int64_t bias_rows;   // ids from 0 on that have a bias
+  int64_t bias_heads;  // of a row of attn_bias: 1 or heads
   const void* x_src;
   const void* x_dst;
   const void* att;
   const void* edge_attr;
   const void* edge_weight;
+  const void* attn_bias;  // A; may be null
   double negative_slope;
   double dropout;
   int64_t seed;
@@ -59,6 +65,7 @@ struct Arguments {
   void* d_att;
   void* d_edge_attr;
   void* d_edge_weight;
+  void* d_attn_bias;
 };
 
 struct GroupArguments {

@@ -15,6 +15,7 @@ constexpr int kBatchSlots = kBatch + kMaxLanes;
 template <class T>
 struct Tile {
   int n;
+  int64_t position;                 // of the first edge
   const T* rows[kBatchSlots];       // x_src by destination, grad_out by source
   const T* next_rows[kBatchSlots];  // to prefetch
   const Acc<T>* own[kBatchSlots];   // padded: by destination, x_dst of the edge's row

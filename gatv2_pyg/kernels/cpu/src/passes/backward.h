@@ -18,7 +18,7 @@ class Backward {
 
   int64_t run() {
     if (!c_.ok()) return kOutOfMemory;
-    const bool records_needed = c_.args.d_x_src != nullptr;
+    const bool records_needed = c_.args.d_x_src || c_.bias.gradient();
     const int64_t threads = min_of(c_.threads_for(by_dst_.num_edges), (int64_t)256);
     const Workers<T> workers(c_, threads, records_needed ? longest_row() : 0);
     ByDestination<T> by_destination(c_, by_dst_);
@@ -32,28 +32,29 @@ class Backward {
     const BySource<T> by_source(c_, by_src_, by_destination.grad_base(),
                                 by_destination.grad_stride());
     if (!records.ok() || !by_source.ok()) return kOutOfMemory;
-    for (int64_t block = 0; block < c_.args.src_blocks; ++block) {
+    for (int64_t block = 0; block < blocks(); ++block) {
       const Rows rows = by_dst_.part(first_row(block), first_row(block + 1));
       records.begin_at(rows.first_row < c_.args.num_dst ? by_dst_.ptr[rows.first_row]
                                                         : by_dst_.num_edges);
       const int64_t status = by_destination.run(rows, workers, threads, &records);
       if (status != kOk) return status;
-      by_source.run(block, workers, threads, records);
+      if (c_.args.d_x_src) by_source.run(block, workers, threads, records);
     }
     by_destination.finish();
-    by_source.finish(threads);
+    if (c_.args.d_x_src) by_source.finish(threads);
     return kOk;
   }
 
  private:
+  // Ranges of destinations: one where no gradient goes by source.
+  int64_t blocks() const { return max_of((int64_t)1, c_.args.src_blocks); }
   // The destinations of a block; see transpose in group.cpp.
   int64_t first_row(int64_t block) const {
-    const int64_t blocks = max_of((int64_t)1, c_.args.src_blocks);
-    return min_of(c_.args.num_dst, (c_.args.num_dst + blocks - 1) / blocks * block);
+    return min_of(c_.args.num_dst, (c_.args.num_dst + blocks() - 1) / blocks() * block);
   }
   int64_t largest_block() const {
     int64_t most = 0;
-    for (int64_t block = 0; block < c_.args.src_blocks; ++block)
+    for (int64_t block = 0; block < blocks(); ++block)
       if (c_.args.num_dst)
         most = max_of(most, by_dst_.ptr[first_row(block + 1)] - by_dst_.ptr[first_row(block)]);
     return most;

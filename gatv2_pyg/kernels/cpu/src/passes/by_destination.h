@@ -25,6 +25,8 @@ class ByDestination {
     memset(totals_.template get<double>(), 0, sizeof(double) * item_size());
     if (d_edge_attr_ && c_.args.num_ids != rows.num_edges)
       memset(d_edge_attr_, 0, sizeof(T) * c_.args.num_ids * c_.args.edge_dim);
+    c_.bias.prefer_huge_pages_below_gradient();
+    if (c_.args.num_ids != rows.num_edges) c_.bias.clear_gradient();
   }
   bool ok() const { return edges_.ok() && long_rows_.ok() && totals_; }
   const T* grad_base() const { return edges_.grad_base(); }
@@ -72,6 +74,7 @@ class ByDestination {
 
   // d att and d W_edge from the sums over items, then the long rows', in order.
   void finish() {
+    c_.bias.finish();
     double* const totals = totals_.template get<double>();
     if (d_att_) {
       long_rows_.add_att(totals);
@@ -102,6 +105,7 @@ class ByDestination {
     w.tile.mask_row = Records<A>::mask_row(c_.plan);
     edges_.short_rows(w, first, last);
     edges_.put_short_rows(w, first, sum);
+    edges_.put_bias_gradient(begin, w.tile.n, w.d);
     if (!records) return;
     const int n = w.tile.n;
     if (c_.dropout.active)
@@ -133,6 +137,7 @@ class ByDestination {
     if (records)
       records->put(records->at(begin), w.s, w.d, end - begin, c_.dropout.scale, w.scale,
                    w.correction);
+    edges_.put_bias_gradient(w, begin, end - begin, w.scale, w.correction);
     edges_.put_row(w, row);
     if (d_att_)
       c_.plan.each_vector([&](const typename Plan<A>::Place& at) GATV2_LAMBDA_INLINE {

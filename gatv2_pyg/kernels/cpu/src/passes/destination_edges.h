@@ -47,7 +47,7 @@ class DestinationEdges {
     c_.prefetch_row(x_dst_ + (row + 1) * c_.plan.row);
     c_.prefetch_row(out_ + (row + 1) * c_.plan.row);
     if (grad_out_) c_.prefetch_row(grad_out_ + (row + 1) * c_.plan.row);
-    c_.scores.spread(w.lse, lse_ + row * heads, heads);
+    spread_lse(w, row);
     // (5): D = <g_i, out_i>.
     c_.each_segment([&](const MicroTable<T>* m, const Segment& s)
                         GATV2_LAMBDA_INLINE { m->dot(out_ + row * c_.plan.row, grad, s, w.d); });
@@ -66,11 +66,12 @@ class DestinationEdges {
     add_alpha_gradient(w, w.d, n);
     for (int r = 0; r < count; ++r)
       memcpy(w.row_max + r * stride, lse_ + (first + r) * heads, sizeof(A) * heads);
+    c_.bias.make_finite(w.row_max, count * stride, 0);
     const ShortRows<T> rows(c_.scores, w.tile, w.running);
     rows.subtract(w.s, w.row_max);
     for (int k = 0; k < c_.scores.vectors(n); ++k) store(w.s + k * W, exp(load(w.s + k * W)));
     rows.add_up(w.s, w.row_sum);
-    for (int k = 0; k < count * stride; k += W) store(w.row_sum + k, (A)1 / load(w.row_sum + k));
+    for (int k = 0; k < count * stride; k += W) store(w.row_sum + k, c_.bias.inverse(load(w.row_sum + k)));
     if (c_.dropout.active) {
       c_.dropout.fill(w.keep, n, heads, stride, w.ids);
       for (int k = 0; k < c_.scores.vectors(n); ++k)
@@ -93,7 +94,7 @@ class DestinationEdges {
   // What a score needs alone.
   void open_scores(Worker<T>& w, int64_t row) const {
     open_tiles<T>(w.tile.own, c_.padded(w.own, x_dst_ + row * c_.plan.row));
-    c_.scores.spread(w.lse, lse_ + row * c_.plan.heads, c_.plan.heads);
+    spread_lse(w, row);
   }
 
   // The returned coefficients' part of D over some edges, in every lane of `to`.
@@ -122,7 +123,7 @@ class DestinationEdges {
   // 1 / the folded sum.
   GATV2_INLINE void invert(const A* sum, A* to) const {
     for (int b = 0; b < c_.scores.blocks; ++b)
-      store(to + b * W, (A)1 / c_.scores.fold_sum(load(sum + b * W)));
+      store(to + b * W, c_.bias.inverse(c_.scores.fold_sum(load(sum + b * W))));
   }
 
   // sum_a = sum ds LeakyReLU'(z), sum_b = sum ds LeakyReLU(z), both without att and (if norm is
@@ -198,12 +199,32 @@ class DestinationEdges {
       store(w.sum_a + k, load(w.sum_a + k) * load(c_.att + k));
     c_.put_row(d_x_dst_ + row * c_.plan.row, w.sum_a, w.scale, past_caches_);
   }
+  // (9) of edges [begin, begin + n) from ds, [n][head_stride].
+  void put_bias_gradient(int64_t begin, int64_t n, const A* ds) const {
+    if (c_.bias.gradient()) c_.bias.put(begin, n, ds, c_.plan.head_stride, c_.plan.heads);
+  }
+  // Likewise from what `sum` left in w.s and w.d, and what that lacks: see Records.
+  void put_bias_gradient(Worker<T>& w, int64_t begin, int64_t n, const A* scale,
+                         const A* correction) const {
+    if (!c_.bias.gradient()) return;
+    for (int64_t k = 0; k < n * c_.plan.head_stride; k += W) {
+      const int64_t b = k / W % c_.scores.blocks * W;
+      const V alpha = load(w.s + k);
+      const V ds = load(w.d + k) - max_of(alpha, -alpha) * load(correction + b);
+      store(w.d + k, ds * load(scale + b));
+    }
+    put_bias_gradient(begin, n, w.d);
+  }
   void put_empty(int64_t row) const {
     if (d_x_dst_) memset(d_x_dst_ + row * c_.plan.row, 0, sizeof(T) * c_.plan.row);
   }
 
  private:
   bool need_ids() const { return c_.dropout.active || alpha_gradient() || edge_gradients(); }
+  void spread_lse(Worker<T>& w, int64_t row) const {
+    c_.scores.spread(w.lse, lse_ + row * c_.plan.heads, c_.plan.heads);
+    c_.bias.make_finite(w.lse, c_.scores.spread_size(), 0);
+  }
   double alpha_product(int64_t id, int h) const {
     const int64_t at = id * c_.plan.heads + h;
     return (double)alpha_[at] * grad_alpha_[at];

@@ -127,7 +127,9 @@ class Forward {
     const ShortRows<T> rows(c_.scores, w.tile, w.running);
     if (n > 0) {
       score_tile<kForward, kShortRows>(c_, w, w.s, w.d);
-      rows.subtract_max(w.s, w.row_max);
+      rows.find_max(w.s, w.row_max);
+      c_.bias.make_finite(w.row_max, count * c_.plan.head_stride, c_.bias.kLowest);
+      rows.subtract(w.s, w.row_max);
       for (int k = 0; k < c_.scores.vectors(n); ++k) store(w.s + k * W, exp(load(w.s + k * W)));
       rows.add_up(w.s, w.row_sum);
       put_lse(w, first, count);
@@ -153,9 +155,8 @@ class Forward {
     const int stride = c_.plan.head_stride, heads = c_.plan.heads;
     for (int k = 0; k < count * stride; k += W) {
       const V total = load(w.row_sum + k);
-      // The difference is 0, and NaN where a score was.
-      store(w.row_max + k, load(w.row_max + k) + log<A>(total) + (total - total));
-      store(w.row_sum + k, (A)1 / total);
+      store(w.row_max + k, c_.bias.log_sum(load(w.row_max + k), total));
+      store(w.row_sum + k, c_.bias.inverse(total));
     }
     if (heads == stride) {
       memcpy(lse_ + first * heads, w.row_max, sizeof(A) * heads * count);
@@ -170,7 +171,7 @@ class Forward {
     open_tiles<T>(w.tile.own, c_.padded(w.own, x_dst_ + row * c_.plan.row));
     c_.prefetch_row(x_dst_ + (row + 1) * c_.plan.row);
     const RunningSoftmax<A> softmax{w.max, w.weights};
-    softmax.reset(c_.scores);
+    softmax.reset(c_.scores, c_.bias ? c_.bias.kLowest : -(A)__builtin_inf());
     for (int64_t p = begin; p < end; p += kTile) {
       const int n = (int)min_of((int64_t)kTile, end - p);
       read_tile(c_, w, rows_, p, n, p > begin, gathered_, c_.dropout.active || alpha_);
@@ -195,9 +196,8 @@ class Forward {
   void finish(Worker<T>& w, int64_t row) const {
     for (int b = 0; b < c_.scores.blocks; ++b) {
       const V total = c_.scores.fold_sum(load(w.weights + b * W));
-      store(w.scale + b * W, (A)1 / total);
-      // The difference is 0, and NaN where a score was.
-      store(w.weights + b * W, load(w.max + b * W) + log<A>(total) + (total - total));
+      store(w.scale + b * W, c_.bias.inverse(total));
+      store(w.weights + b * W, c_.bias.log_sum(load(w.max + b * W), total));
     }
     memcpy(lse_ + row * c_.plan.heads, w.weights, sizeof(A) * c_.plan.heads);
     c_.put_row(out_ + row * c_.plan.row, w.sum_a, w.scale, past_caches_);

@@ -110,6 +110,7 @@ class LongDestinations {
     const PieceSums from = sums_of(number);
     records.put(records.at(piece.begin), w.s, w.d, edges, c_.dropout.scale, from.scale,
                 from.correction);
+    edges_.put_bias_gradient(w, piece.begin, edges, from.scale, from.correction);
   }
 
   // Adds the long rows' part of d att, after all merges.

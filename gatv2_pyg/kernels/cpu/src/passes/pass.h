@@ -4,6 +4,7 @@
 
 #include "layout/parallel.h"
 #include "simd/philox.h"
+#include "tiles/bias.h"
 #include "tiles/edge_features.h"
 #include "tiles/interleaved.h"
 #include "tiles/short_rows.h"
@@ -19,6 +20,7 @@ struct Context {
   ScoreLayout<A> scores;
   Dropout<A> dropout;
   EdgeWeight<T> weight;
+  ScoreBias<A> bias;
   A slope;
   int group;  // edges a micro-kernel takes at once, at most
   int64_t threads;
@@ -31,7 +33,8 @@ struct Context {
       : args(a),
         plan((int)a.heads, (int)a.channels, kMostHeads<T>, interleaved),
         scores(plan.head_stride),
-        dropout(a.dropout, a.seed),
+        dropout(a.dropout, a.seed, a.element),
+        bias(a),
         slope((A)a.negative_slope),
         group(1),
         threads(a.threads),
@@ -49,7 +52,7 @@ struct Context {
           interleaved ? find_interleaved<T>(plan.segments()[k]) : find_micro<T>(plan.segments()[k]);
     }
   }
-  bool ok() const { return plan.ok() && fixed && tables; }
+  bool ok() const { return plan.ok() && fixed && tables && bias.ok(); }
   bool edges() const { return args.edge_dim > 0; }
   // Threads worth waking for so many edges.
   int64_t threads_for(int64_t edges) const { return edges * plan.row < 32768 ? 1 : threads; }
@@ -223,8 +226,10 @@ GATV2_INLINE void read_tile(const Context<T>& c, Worker<T>& w, const Rows& rows,
   w.tile.n = n;
   fill_slots(w.tile.rows, w.tile.next_rows, rows.idx, rows.num_edges, Slots(n, c.group), begin,
              kTile, follows, base, c.plan.gathered);
-  if (need_ids)
+  w.tile.position = begin;
+  if (need_ids || c.bias.by_id())
     for (int k = 0; k < n; ++k) w.ids[k] = rows.id(begin + k);
+  if (c.bias.by_id()) c.bias.prefetch_edges(rows, begin + n, kTile);
   if (c.edges()) w.tile.projected = w.window.at(rows, begin, n);
 }
 // The row's own vectors, for all slots of its tiles.
@@ -245,8 +250,10 @@ GATV2_INLINE void read_batch(const Context<T>& c, Worker<T>& w, const Rows& rows
   fill_slots(t.rows, t.next_rows, rows.idx, rows.num_edges, Slots(t.n, c.group), begin, kBatch,
              t.next_begin == begin, base, c.plan.gathered);
   t.next_begin = begin + t.n;
-  if (need_ids)
+  t.position = begin;
+  if (need_ids || c.bias.by_id())
     for (int k = 0; k < t.n; ++k) w.ids[k] = rows.id(begin + k);
+  if (c.bias.by_id()) c.bias.prefetch_edges(rows, begin + t.n, t.n);
   if (c.edges()) t.projected = w.window.at(rows, begin, t.n);
 }
 // The rows' own vectors, packed in `from`, for the slots of their edges; `memory` has room for the
@@ -266,6 +273,7 @@ GATV2_INLINE void score_tile(const Context<T>& c, Worker<T>& w, Acc<T>* s, Acc<T
   c.each_segment([&](const MicroTable<T>* m, const Segment& seg) GATV2_LAMBDA_INLINE {
     m->score[D][R][c.edges()](w.tile, seg, w.common, s, d);
   });
+  if (c.bias) c.bias.add(c.scores, c.plan.heads, w.ids, w.tile.position, w.tile.n, s);
 }
 
 GATV2_END

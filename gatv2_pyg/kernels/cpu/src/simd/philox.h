@@ -28,8 +28,10 @@ struct Dropout {
   uint32_t threshold = 0;
   A scale = 1;
   bool active = false;
+  uint32_t element = 0;  // of a batch
 
-  Dropout(double p, int64_t seed) : key((uint64_t)seed), active(p > 0) {
+  Dropout(double p, int64_t seed, int64_t of_batch = 0)
+      : key((uint64_t)seed), active(p > 0), element((uint32_t)of_batch) {
     const double t = p * 4294967296.0;
     threshold = t >= 4294967295.0 ? 0xFFFFFFFFu : (uint32_t)t;
     scale = p >= 1 ? (A)0 : (A)(1 / (1 - p));
@@ -43,7 +45,7 @@ struct Dropout {
       memcpy(&id, ids + e0, sizeof id);
       const int edges = min_of(kWordLanes, n - e0);
       for (int h = 0; h < heads; h += 4) {
-        Words c[4] = {id, id >> 32, Words{} + (uint64_t)(h / 4), Words{}};
+        Words c[4] = {id, id >> 32, Words{} + (uint64_t)(h / 4), Words{} + (uint64_t)element};
         philox(c, key);
         put(keep + (int64_t)e0 * stride + h, stride, edges, min_of(4, heads - h), c);
       }

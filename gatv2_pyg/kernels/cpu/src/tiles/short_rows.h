@@ -45,10 +45,9 @@ class ShortRows {
   ShortRows(const ScoreLayout<A>& layout, const Tile<T>& tile, A* memory)
       : stride_(layout.stride), tile_(tile), running_(memory) {}
 
-  // (2): s -> s - max, the largest of each row in max[row].
-  void subtract_max(A* s, A* max) const {
+  // The largest of each row in max[row].
+  void find_max(const A* s, A* max) const {
     by_stride([&](auto hs) GATV2_LAMBDA_INLINE { find_max(hs, s, max); });
-    subtract(s, max);
   }
   // s -> s - of_rows[row]
   void subtract(A* s, const A* of_rows) const {

@@ -12,10 +12,11 @@ struct RunningSoftmax {
   A* max;
   A* sum;
 
-  void reset(const ScoreLayout<A>& layout) const {
+  // `least`: what no score is below.
+  void reset(const ScoreLayout<A>& layout, A least) const {
     using V = typename Simd<A>::V;
     for (int k = 0; k < layout.spread_size(); k += ScoreLayout<A>::W) {
-      store(max + k, broadcast<V>(-(A)__builtin_inf()));
+      store(max + k, broadcast<V>(least));
       store(sum + k, V{});
     }
   }
