@@ -1,22 +1,27 @@
 # make bench   the main benchmark, in a virtual environment made for it
 # make test    the tests, likewise (torch_scatter is built from source once: some minutes)
-#              (SPARSE=1: torch_sparse too, for what samples neighbours: more minutes)
+#              (SPARSE=1: torch_sparse too, for what samples neighbours: more minutes;
+#              TORCH=2.14.1: another torch than the pinned one, in an environment of its own)
 # make examples  the examples in a small form (ARGS=--full: as they are)
 # make lint    style and types
 # make build   the C++ kernels again, after a change to them
+# make wheel   sdist and wheel into dist/, checked, and run where there is no compiler
 # make docs    the site, into build/site
 # make sanitize  kernel tests on a build with address and undefined-behaviour checks
 # make clang     kernel tests on a build by clang
+# make test-aarch64  the kernels as built for aarch64, under QEMU (needs a cross compiler)
 # make fuzz      a fuzz of the C doors, with the same checks (clang; ARGS: how many inputs)
 # make microbench  the passes alone (ARGS="--against LIBRARY": and those of another build)
 
 PYTHON ?= python3
-VENV := .venv
+VENV := .venv$(if $(TORCH),-$(TORCH))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install --quiet --constraint constraints.txt
+INSTALL := $(PIP) install --quiet --constraint $(if $(TORCH),$(VENV)/,)constraints.txt
+# pip keeps what it builds without regard to the torch it was built for.
+BUILD := $(INSTALL) --no-build-isolation $(if $(TORCH),--no-cache-dir)
 
-.PHONY: bench test examples lint build docs sanitize clang fuzz microbench clean
+.PHONY: bench test examples lint build wheel docs sanitize clang test-aarch64 fuzz microbench clean
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -35,6 +40,9 @@ lint: $(VENV)/.dev
 build: $(VENV)/.base
 	$(PIP) install --quiet --no-deps --editable .
 
+wheel: $(VENV)/.wheel
+	bash tests/wheel/run.sh $(BIN)/python
+
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
@@ -43,6 +51,9 @@ sanitize: $(VENV)/.test
 
 clang: $(VENV)/.test
 	bash tests/sanitize/clang.sh $(BIN)/python
+
+test-aarch64: $(VENV)/.test
+	bash tests/aarch64/run.sh $(BIN)/python
 
 fuzz:
 	bash tests/sanitize/fuzz.sh $(ARGS)
@@ -54,6 +65,7 @@ microbench: $(VENV)/.base
 # are those of the project as it is installed by then: the C++ is built once.
 $(VENV)/.base: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH),sed 's/^torch==.*/torch==$(TORCH)/' constraints.txt >$(VENV)/constraints.txt)
 	$(INSTALL) --upgrade pip
 	$(INSTALL) torch
 	$(INSTALL) --editable .
@@ -66,12 +78,12 @@ $(VENV)/.bench: $(VENV)/.base
 # torch_scatter's build needs the torch that is installed, so it is not isolated.
 $(VENV)/.test: $(VENV)/.bench
 	$(INSTALL) setuptools wheel ninja
-	$(INSTALL) --no-build-isolation torch_scatter
+	$(BUILD) torch_scatter
 	$(INSTALL) "gatv2_pyg[bench,test,examples]"
 	touch $@
 
 $(VENV)/.sparse: $(VENV)/.test
-	$(INSTALL) --no-build-isolation torch_sparse
+	$(BUILD) torch_sparse
 	touch $@
 
 $(VENV)/.examples: $(VENV)/.base
@@ -82,9 +94,13 @@ $(VENV)/.dev: $(VENV)/.base
 	$(INSTALL) "gatv2_pyg[dev]"
 	touch $@
 
+$(VENV)/.wheel: $(VENV)/.base
+	$(INSTALL) "gatv2_pyg[wheel]"
+	touch $@
+
 $(VENV)/.docs: $(VENV)/.base
 	$(INSTALL) "gatv2_pyg[docs]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build gatv2_pyg/kernels/cpu/_build*
+	rm -rf .venv .venv-* build dist gatv2_pyg/kernels/cpu/_build*

@@ -413,16 +413,65 @@ GATV2_INLINE void store_half(bfloat16* p, VF v) {
   for (int i = 0; i < Simd<float>::W; ++i) from_float(v[i], p[i]);
 }
 #else
+typedef uint16_t Halves __attribute__((vector_size(8)));
+typedef uint32_t Bits __attribute__((vector_size(16)));
+GATV2_INLINE VF widen(Halves h, bfloat16*) {
+  return (VF)(__builtin_convertvector(h, Bits) << 16);
+}
+GATV2_INLINE Halves narrow(VF v, bfloat16*) {
+  const Bits u = (Bits)v;
+  const Bits rounded = (u + 0x7FFF + ((u >> 16) & 1)) >> 16;
+  return __builtin_convertvector(v == v ? rounded : Bits{} + 0x7FC0, Halves);
+}
+#if defined(__aarch64__)
+GATV2_INLINE VF widen(Halves h, float16*) { return (VF)vcvt_f32_f16((float16x4_t)h); }
+GATV2_INLINE Halves narrow(VF v, float16*) { return (Halves)vcvt_f16_f32((float32x4_t)v); }
+#else
+// As to_float and from_float do it.
+GATV2_INLINE VF widen(Halves h, float16*) {
+  const Bits bits = __builtin_convertvector(h, Bits), magnitude = (bits & 0x7FFF) << 13;
+  const Bits finite = (Bits)((VF)magnitude * 0x1p112f);
+  const Bits u = (bits & 0x7C00) == 0x7C00 ? magnitude | 0x7F800000 : finite;
+  return (VF)(u | (bits & 0x8000) << 16);
+}
+GATV2_INLINE Halves narrow(VF v, float16*) {
+  const Bits sign = ((Bits)v >> 16) & 0x8000, u = (Bits)v & 0x7FFFFFFF;
+  const Bits normal = (u + 0xC8000FFF + ((u >> 13) & 1)) >> 13;
+  const Bits subnormal = (Bits)((VF)u + 0.5f) - 0x3F000000;
+  // Compared as signed numbers, which these are too.
+  typedef int32_t Signed __attribute__((vector_size(16)));
+  const Signed size = (Signed)u;
+  Bits to = size < 0x38800000 ? subnormal : normal;
+  to = size >= 0x477FF000 ? Bits{} + 0x7C00 : to;
+  to = size > 0x7F800000 ? Bits{} + 0x7E00 : to;
+  return __builtin_convertvector(sign | to, Halves);
+}
+#endif
 template <class H>
 GATV2_INLINE VF load_half(const H* p) {
-  VF v{};
-  for (int i = 0; i < Simd<float>::W; ++i) v[i] = to_float(p[i]);
-  return v;
+  Halves h;
+  memcpy(&h, p, sizeof h);
+  return widen(h, (H*)0);
 }
 template <class H>
 GATV2_INLINE void store_half(H* p, VF v) {
-  for (int i = 0; i < Simd<float>::W; ++i) from_float(v[i], p[i]);
+  const Halves h = narrow(v, (H*)0);
+  memcpy(p, &h, sizeof h);
 }
+// Two at once, then one.
+template <class H>
+GATV2_INLINE VF load_halves(const H* p, int count) {
+  if (count == 4) return load_half(p);
+  uint32_t two = 0;
+  if (count & 2) memcpy(&two, p, sizeof two);
+  uint64_t bits = two;
+  if (count & 1) bits |= (uint64_t)p[count & 2].bits << 16 * (count & 2);
+  Halves h;
+  memcpy(&h, &bits, sizeof h);
+  return widen(h, (H*)0);
+}
+GATV2_INLINE VF load(const bfloat16* p, LanesInUse n) { return load_halves(p, n.count); }
+GATV2_INLINE VF load(const float16* p, LanesInUse n) { return load_halves(p, n.count); }
 #endif
 
 template <class T>
@@ -583,6 +632,11 @@ GATV2_INLINE int lane_bits(M m) {
     return _mm_movemask_ps((__m128)m);
   else
     return _mm_movemask_pd((__m128d)m);
+#elif defined(__aarch64__)
+  if constexpr (sizeof m[0] == 4)
+    return vaddvq_s32(vandq_s32((int32x4_t)m, int32x4_t{1, 2, 4, 8}));
+  else
+    return (int)vaddvq_s64(vandq_s64((int64x2_t)m, int64x2_t{1, 2}));
 #else
   int bits = 0;
   for (int i = 0; i < (int)(sizeof m / sizeof m[0]); ++i) bits |= (int)(m[i] & 1) << i;

@@ -492,9 +492,11 @@ const MicroTable<T>* micro_table() {
 }
 
 // The most heads a segment may have. Several at once pay where a reduction takes many vectors; the
-// rest is kept small to build.
+// rest is kept small to build. With four lanes a reduction takes four heads.
 template <class T>
-constexpr int kMostHeads = Simd<Acc<T>>::W >= (sizeof(T) == 4 ? 8 : 16) ? 8 : 1;
+constexpr int kMostHeads = Simd<Acc<T>>::W * sizeof(Acc<T>) == 16
+                               ? (Simd<Acc<T>>::W == 4 ? 4 : 1)
+                               : (Simd<Acc<T>>::W >= (sizeof(T) == 4 ? 8 : 16) ? 8 : 1);
 
 // Heads that share vectors, P to each; of several segments the vectors are 4, 2 and 1.
 template <class T, int P>
@@ -521,24 +523,24 @@ const MicroTable<T>* find_micro(const Segment& s) {
   if constexpr (W >= 16)
     if (s.sharing == 8) return find_shared<T, 8>(s);
   const bool ragged = s.tail != W;
-  if constexpr (kMostHeads<T> == 8) {
+  if constexpr (kMostHeads<T> == 8)
+    if (s.heads == 8) return ragged ? micro_table<T, 8, 1, true>() : micro_table<T, 8, 1, false>();
+  if constexpr (kMostHeads<T> >= 4) {
     if (ragged) switch (s.heads * 16 + s.vectors) {
         case 32 + 1: return micro_table<T, 2, 1, true>();
         case 32 + 2: return micro_table<T, 2, 2, true>();
         case 64 + 1: return micro_table<T, 4, 1, true>();
         case 64 + 2: return micro_table<T, 4, 2, true>();
-        case 128 + 1: return micro_table<T, 8, 1, true>();
       }
   }
   if (ragged) return s.vectors == 1 ? micro_table<T, 1, 1, true>() : micro_table<T, 1, 2, true>();
-  if constexpr (kMostHeads<T> == 8) {
+  if constexpr (kMostHeads<T> >= 4) {
     switch (s.heads * 16 + s.vectors) {
       case 32 + 1: return micro_table<T, 2, 1, false>();
       case 32 + 2: return micro_table<T, 2, 2, false>();
       case 32 + 4: return micro_table<T, 2, 4, false>();
       case 64 + 1: return micro_table<T, 4, 1, false>();
       case 64 + 2: return micro_table<T, 4, 2, false>();
-      case 128 + 1: return micro_table<T, 8, 1, false>();
     }
   }
   switch (s.vectors) {
