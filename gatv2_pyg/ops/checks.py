@@ -104,7 +104,9 @@ def check_bias(attn_bias: Tensor, count: int, heads: int, x: Tensor) -> None:
     """
     if not isinstance(attn_bias, Tensor):
         raise TypeError(f"Expected 'attn_bias' to be a Tensor, got {type(attn_bias).__name__}")
-    if tuple(attn_bias.shape) not in ((count,), (count, heads)):
+    # Sizes that are symbolic are compared one by one.
+    right = (1 <= attn_bias.dim() <= 2) and attn_bias.size(0) == count
+    if not right or (attn_bias.dim() == 2 and attn_bias.size(1) != heads):
         raise ValueError(
             f"Expected 'attn_bias' to have the shape [{count}] or [{count}, {heads}], got "
             f"{list(attn_bias.shape)}"

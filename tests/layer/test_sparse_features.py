@@ -385,7 +385,7 @@ def test_indices_beyond_the_shape():
 @pytest.mark.parametrize(
     ("x", "match"),
     [
-        (features()[:, 1:].to_sparse_csr(), r"shape \[num_nodes, 40\]"),
+        (features()[:, 1:].to_sparse_csr(), r"shape \[\*, num_nodes, 40\]"),
         (features().float().to_sparse_csr(), "dtype torch.float64"),
     ],
 )

@@ -1,5 +1,6 @@
-// Calls the doors of a library for a process of another kind of processor, which is asked over standard
-// input and answers over standard output: `door_server LIBRARY`. See tests/aarch64/emulated.py.
+// Calls the doors of a library for a process of another kind of processor, which is asked over
+// standard input and answers over standard output: `door_server LIBRARY`. See
+// tests/aarch64/emulated.py.
 //
 // All numbers are int64. A request: the door (0: forward, 1: backward), the size of its record, the
 // record, the number of buffers, and for each its place in the record, whether its content goes

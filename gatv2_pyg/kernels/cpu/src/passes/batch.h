@@ -63,7 +63,7 @@ class Batch {
   }
 
  private:
-  static constexpr int64_t kNear = (int64_t)1 << 20;      // rows that one thread's caches hold
+  static constexpr int64_t kNear = (int64_t)1 << 20;       // rows that one thread's caches hold
   static constexpr int64_t kPartials = (int64_t)32 << 20;  // bytes of partial gradients
 
   // The element's call, on one thread where they are apart.

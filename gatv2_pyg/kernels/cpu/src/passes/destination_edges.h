@@ -71,7 +71,8 @@ class DestinationEdges {
     rows.subtract(w.s, w.row_max);
     for (int k = 0; k < c_.scores.vectors(n); ++k) store(w.s + k * W, exp(load(w.s + k * W)));
     rows.add_up(w.s, w.row_sum);
-    for (int k = 0; k < count * stride; k += W) store(w.row_sum + k, c_.bias.inverse(load(w.row_sum + k)));
+    for (int k = 0; k < count * stride; k += W)
+      store(w.row_sum + k, c_.bias.inverse(load(w.row_sum + k)));
     if (c_.dropout.active) {
       c_.dropout.fill(w.keep, n, heads, stride, w.ids);
       for (int k = 0; k < c_.scores.vectors(n); ++k)

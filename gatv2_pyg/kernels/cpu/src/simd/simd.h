@@ -415,9 +415,7 @@ GATV2_INLINE void store_half(bfloat16* p, VF v) {
 #else
 typedef uint16_t Halves __attribute__((vector_size(8)));
 typedef uint32_t Bits __attribute__((vector_size(16)));
-GATV2_INLINE VF widen(Halves h, bfloat16*) {
-  return (VF)(__builtin_convertvector(h, Bits) << 16);
-}
+GATV2_INLINE VF widen(Halves h, bfloat16*) { return (VF)(__builtin_convertvector(h, Bits) << 16); }
 GATV2_INLINE Halves narrow(VF v, bfloat16*) {
   const Bits u = (Bits)v;
   const Bits rounded = (u + 0x7FFF + ((u >> 16) & 1)) >> 16;

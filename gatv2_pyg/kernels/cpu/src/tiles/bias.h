@@ -130,7 +130,6 @@ class ScoreBias {
   }
 
  private:
-
   size_t bytes() const { return sizeof(A) * rows_ * row_; }
   // A vector more: whole vectors are read.
   size_t bytes_by_position(const void* there) const {
