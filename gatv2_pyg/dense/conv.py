@@ -14,7 +14,7 @@ from gatv2_pyg.dense.edges import edges_of
 from gatv2_pyg.functional import attend
 from gatv2_pyg.inputs import check_feature_size, check_not_distributed
 from gatv2_pyg.kernels.contract import Inputs
-from gatv2_pyg.ops.checks import check_dropout
+from gatv2_pyg.ops.checks import check_dropout, check_slope
 
 
 class DenseGATv2Conv(torch.nn.Module):
@@ -157,6 +157,7 @@ class DenseGATv2Conv(torch.nn.Module):
     def _checked(self, x: Tensor, adj: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """``x`` and ``adj`` with their batch dimensions, known to fit the layer and each other."""
         check_dropout(self.dropout)
+        check_slope(self.negative_slope)
         check_not_distributed("att", self.att)
         for lin in (self.lin_l, self.lin_r, self.res):
             if lin is not None:
