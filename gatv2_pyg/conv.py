@@ -160,12 +160,15 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
             neighbours.check()
 
         res = self.res(x_r) if self.res is not None else None
-        single = x_l is x_r
         x_l = self.lin_l(x_l).view(-1, self.heads, self.out_channels)
-        if single and self.share_weights:
+        if self.share_weights and isinstance(x, Tensor):
             x_r = x_l
         else:
             x_r = self.lin_r(x_r).view(-1, self.heads, self.out_channels)
+
+        if x_r.dtype != x_l.dtype:  # maps in place of PyG's give what dtype they like
+            wide = torch.promote_types(x_l.dtype, x_r.dtype)
+            x_l, x_r = x_l.to(wide), x_r.to(wide)
 
         wanted = bool(return_attention_weights)
         attention: tuple[Adj, Tensor] | None

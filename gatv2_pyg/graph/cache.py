@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
@@ -14,6 +13,7 @@ from torch_geometric import EdgeIndex
 
 from gatv2_pyg import kernels
 from gatv2_pyg.graph.tracing import reading_values, values_unknown
+from gatv2_pyg.kernels.locks import process_lock
 
 Value = TypeVar("Value")
 
@@ -21,7 +21,7 @@ _MAX_PER_TENSOR = 8
 _FEW_BYTES = 16 << 10
 """Up to which the indices themselves are kept and compared, which takes less than a hash."""
 
-_lock = threading.Lock()
+_lock = process_lock()
 _made: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 _enabled = True
 _check_content = False
@@ -34,10 +34,11 @@ def set_graph_cache(enabled: bool, *, check_content: bool = False) -> None:
     keeps no tensor alive and is not used while a call is traced.
 
     On CPU what is found is confirmed by the indices (beyond 16 KiB by a hash of them), so that
-    every change is noticed, whoever wrote it.  (Without the compiled kernels nothing is kept there.)  On CUDA it is
-    confirmed by the tensor's address, shape and version; the version does not count writes through
-    ``.data``, ``untyped_storage()``, DLPack, ``__cuda_array_interface__``, other processes, kernels
-    of other libraries, or collectives of ``torch.distributed``.
+    every change is noticed, whoever wrote it.  (Without the compiled kernels nothing is kept
+    there.)  On CUDA it is confirmed by the tensor's address, shape and version; the version does
+    not count writes through ``.data``, ``untyped_storage()``, DLPack,
+    ``__cuda_array_interface__``, other processes, kernels of other libraries, or collectives of
+    ``torch.distributed``.
 
     Args:
         enabled: whether graphs are kept.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,7 @@ _LARGEST_SLOPE = torch.finfo(torch.float32).max
 
 
 def check_slope(negative_slope: float) -> None:
-    """Raises TypeError unless ``negative_slope`` is a number, ValueError unless float32 holds it."""
+    """Raises TypeError unless the slope is a number, ValueError unless float32 holds it."""
     _check_number("negative_slope", negative_slope)
     if not isinstance(negative_slope, torch.SymFloat) and not holds_slope(negative_slope):
         raise ValueError(
@@ -47,12 +49,16 @@ def check_slope(negative_slope: float) -> None:
 
 
 def holds_slope(negative_slope: float) -> bool:
-    """Whether a slope times 0 is 0 in the accumulation dtype, as lanes without a channel need it."""
+    """Whether a slope times 0 is 0 in the accumulation dtype: lanes without a channel need it."""
     return abs(negative_slope) <= _LARGEST_SLOPE
 
 
 def _check_number(name: str, value: float) -> None:
-    if not isinstance(value, (int, float, torch.SymFloat)) or isinstance(value, bool):
+    if type(value) in (float, int, torch.SymFloat):
+        return
+    if isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex():
+        return
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"Expected '{name}' to be a number, got {value!r}")
 
 
