@@ -274,6 +274,11 @@ class _Single(torch.nn.Linear):
         return super().forward(x.float())
 
 
+class _Lookup(torch.nn.Embedding):
+    def forward(self, x):
+        return super().forward(x).flatten(1)
+
+
 @case("state/quantised weights in place of each linear map", fused=False)
 def _(make):
     found = []
@@ -299,18 +304,14 @@ def _(make):
 @case("state/nodes looked up in place of mapped")
 def _(make):
     conv = make()
-    conv.lin_l = conv.lin_r = torch.nn.Sequential(
-        torch.nn.Embedding(5, 8, dtype=torch.float64), torch.nn.Flatten(1)
-    )
+    conv.lin_l = conv.lin_r = _Lookup(5, 8, dtype=torch.float64)
     return step(make.fill(conv), conv((torch.arange(NODES) % 5).view(-1, 1), edges()))
 
 
 @case("state/edge types looked up in place of mapped", fused=False)
 def _(make):
     conv = make(edge_dim=1, add_self_loops=False)
-    conv.lin_edge = torch.nn.Sequential(
-        torch.nn.Embedding(5, 8, dtype=torch.float64), torch.nn.Flatten(1)
-    )
+    conv.lin_edge = _Lookup(5, 8, dtype=torch.float64)
     return _trained(make.fill(conv), (torch.arange(40) % 5).view(-1, 1))
 
 
