@@ -182,8 +182,12 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         at_dst = at_src if x_l is x_r else linear_maps(x_r)
         res = at_dst(self.res) if self.res is not None else None
         x_l = self._by_head(at_src(self.lin_l))
-        same = at_src is at_dst and self.share_weights
+        same = self.share_weights and isinstance(x, Tensor)
         x_r = x_l if same else self._by_head(at_dst(self.lin_r))
+
+        if x_r.dtype != x_l.dtype:  # maps in place of PyG's give what dtype they like
+            wide = torch.promote_types(x_l.dtype, x_r.dtype)
+            x_l, x_r = x_l.to(wide), x_r.to(wide)
 
         wanted = bool(return_attention_weights)
         attention: tuple[Adj, Tensor] | None

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter, UninitializedParameter
+from torch.nn.utils import parametrize
+from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj
 from torch_geometric.utils import is_sparse
 
@@ -68,6 +70,24 @@ def is_lazy(lin) -> bool:
     return isinstance(getattr(lin, "weight", None), UninitializedParameter)
 
 
+_MAPS = (Linear, torch.nn.Linear)
+
+
+def is_plain_map(lin) -> bool:
+    """Whether a linear map takes what its weight tells: no other module, no hook before it.
+
+    Maps of low rank or of quantised weights, those that a hook loads or casts for, and those that
+    look features up take what their weight does not tell.
+    """
+    cls = type(lin)
+    if cls not in _MAPS and parametrize.is_parametrized(lin):
+        cls = cls.__bases__[0]
+    if cls not in _MAPS:
+        return False
+    hooks = len(lin._forward_pre_hooks)
+    return hooks == 0 or (hooks == 1 and hasattr(lin, "_hook"))  # PyG's, which finds a lazy size
+
+
 def check_features(x, lin_l, lin_r) -> tuple[Tensor, Tensor]:
     """The source and destination features of ``x``, checked against the maps they go through."""
     if isinstance(x, Tensor):
@@ -82,10 +102,6 @@ def check_features(x, lin_l, lin_r) -> tuple[Tensor, Tensor]:
     x_l, x_r = x
     if x_l.device != x_r.device:
         raise ValueError(f"Expected 'x[1]' to be on {x_l.device}, as 'x[0]', got {x_r.device}")
-    if x_l.dtype != x_r.dtype:
-        raise TypeError(
-            f"Expected 'x[1]' to have the dtype {x_l.dtype}, as 'x[0]', got {x_r.dtype}"
-        )
     if x_l.shape[:-2] != x_r.shape[:-2]:
         raise ValueError(
             f"Expected 'x[1]' to have the batch dimensions {list(x_l.shape[:-2])}, as 'x[0]', got "
@@ -99,7 +115,7 @@ def check_feature_size(name: str, x, lin) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"Expected '{name}' to be a Tensor, got {_describe(x)}")
     check_not_distributed(name, x)
-    size = getattr(lin, "in_channels", -1)
+    size = getattr(lin, "in_channels", -1) if is_plain_map(lin) else -1
     if x.dim() < 2 or (size > 0 and x.size(-1) != size):
         want = size if size > 0 else "num_features"
         raise ValueError(
@@ -130,8 +146,8 @@ def autocasts(value: Tensor) -> bool:
 
 
 def check_like_weight(name: str, value: Tensor, lin) -> None:
-    """Raises unless ``value`` has the device and (but for autocast) the dtype of ``lin``."""
-    weight = getattr(lin, "weight", None)
+    """Raises unless ``value`` has the device and (but for autocast) the dtype of a plain map."""
+    weight = getattr(lin, "weight", None) if is_plain_map(lin) else None
     if not isinstance(weight, Tensor):
         return
     if value.device != weight.device:
@@ -167,9 +183,13 @@ def check_edge_attr(layer, edge_attr: Tensor | None, edge_index: Adj) -> None:
     lin_edge = layer.lin_edge
     num_edges, shape = count_edges(edge_index), list(edge_attr.shape)
     size = getattr(lin_edge, "in_channels", layer.edge_dim)
-    known = size > 0 and not is_lazy(lin_edge)
+    plain = is_plain_map(lin_edge)
+    known = plain and size > 0 and not is_lazy(lin_edge)
     flat = shape == [num_edges] and (not known or size == 1)
-    if not flat and (len(shape) != 2 or shape[0] != num_edges or (known and shape[1] != size)):
+    fits = len(shape) > 0 and shape[0] == num_edges
+    if plain:
+        fits = fits and len(shape) == 2 and not (known and shape[1] != size)
+    if not flat and not fits:
         want = f"[{num_edges}, {size if known else 'edge_dim'}]"
         raise ValueError(f"Expected 'edge_attr' to have the shape {want}, got {shape}")
     if edge_attr.device != layer.att.device:

@@ -45,7 +45,8 @@ def choose_backend(layer: MessagePassing, base: type, x: Tensor) -> Backend:
     name = requested_backend(layer.backend)
     reason = why_message_passing(layer, base)
     if reason is None:
-        return select_backend(name, x.device, _compute_dtype(x), layer.out_channels)
+        dtype = _compute_dtype(x) if x.is_floating_point() else layer.att.dtype
+        return select_backend(name, x.device, dtype, layer.out_channels)
     if name not in ("auto", "reference"):
         raise RuntimeError(f"backend={name!r} can't be used: {reason}")
     return Backend("reference", f"message passing: {reason}")

@@ -29,7 +29,7 @@ from gatv2_pyg.graph.operators import check_edge_index
 from gatv2_pyg.graph.structure import Graph
 from gatv2_pyg.graph.tracing import reading_values, values_unknown
 
-FillValue = float | Tensor | str
+FillValue = float | Tensor | str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Neighbours:
         if isinstance(self.fill_value, Tensor):
             loops = self.fill_value.to(edge_attr.device, edge_attr.dtype)
             return (loops if loops.dim() == edge_attr.dim() else loops.unsqueeze(0)).expand(size)
-        return edge_attr.new_full(size, self.fill_value)
+        return edge_attr.new_full(size, 1.0 if self.fill_value is None else self.fill_value)
 
 
 def reduce_rows(rows: Tensor, group: Tensor, num_groups: int, reduce: str) -> Tensor:
@@ -297,7 +297,14 @@ def _rows_first(edge_index: Adj) -> Adj:
 
 def _features_of(adj: Any) -> Tensor | None:
     """The edge features that PyG takes from the values of a sparse matrix, if any."""
-    return to_edge_index(adj)[1] if has_features(adj) else None
+    if not has_features(adj):
+        return None
+    return adj._values() if _is_coo(adj) else to_edge_index(adj)[1]
+
+
+def _is_coo(adj: Any) -> bool:
+    """Whether the matrix is in COO layout, which PyG's ``to_edge_index`` marks as coalesced."""
+    return is_torch_sparse_tensor(adj) and adj.layout == torch.sparse_coo
 
 
 def _plain(edge_index: Tensor) -> Tensor:
@@ -308,7 +315,8 @@ def _plain(edge_index: Tensor) -> Tensor:
 def _endpoints(edge_index: Adj, flow: str) -> tuple[Tensor, Tensor]:
     """Sources and destinations of the edges, in order."""
     if is_sparse(edge_index):
-        dst, src = to_edge_index(edge_index)[0]
+        ends = edge_index._indices() if _is_coo(edge_index) else to_edge_index(edge_index)[0]
+        dst, src = ends.unbind(0)
         return src, dst
     row, col = _plain(edge_index)
     return (row, col) if flow == "source_to_target" else (col, row)

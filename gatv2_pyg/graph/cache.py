@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import TypeVar, cast
@@ -15,6 +14,7 @@ from torch_geometric import EdgeIndex
 
 from gatv2_pyg import kernels
 from gatv2_pyg.graph.tracing import reading_values, values_unknown
+from gatv2_pyg.kernels.locks import process_lock
 
 Value = TypeVar("Value")
 
@@ -23,7 +23,7 @@ _MAX_RECENT = 4
 _FEW_BYTES = 16 << 10
 """Up to which the indices themselves are kept and compared, which takes less than a hash."""
 
-_lock = threading.Lock()
+_lock = process_lock()
 _made: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 _recent: OrderedDict[Hashable, object] = OrderedDict()
 _enabled = True

@@ -5,7 +5,6 @@ A grouping is checked once, in O(N + E), and again if one of its tensors was wri
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Hashable
 from typing import NamedTuple
 
@@ -15,11 +14,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from gatv2_pyg import kernels
 from gatv2_pyg.kernels.contract import Rows
+from gatv2_pyg.kernels.locks import process_lock
 
 PIECE = 512
 """Rows with more edges than this are cut into pieces of this many edges."""
 
-_lock = threading.Lock()
+_lock = process_lock()
 _sound: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 

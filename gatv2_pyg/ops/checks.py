@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import torch
 from torch import Tensor
 
@@ -52,7 +54,11 @@ def holds_slope(negative_slope: float) -> bool:
 
 
 def _check_number(name: str, value: float) -> None:
-    if not isinstance(value, (int, float, torch.SymFloat)) or isinstance(value, bool):
+    if type(value) in (float, int, torch.SymFloat):
+        return
+    if isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex():
+        return
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"Expected '{name}' to be a number, got {value!r}")
 
 

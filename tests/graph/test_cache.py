@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
+import threading
 import weakref
 
 import pytest
@@ -12,6 +14,7 @@ from torch_geometric.utils import to_torch_csc_tensor
 
 from gatv2_pyg import GATv2Conv, kernels, set_graph_cache
 from gatv2_pyg.graph import cache, operators
+from gatv2_pyg.kernels import validity
 
 
 @pytest.fixture(autouse=True, params=["values", "hash"])
@@ -138,3 +141,35 @@ def test_the_content_check_of_devices_sees_every_element():
     swapped[[3, 4]] = swapped[[4, 3]]
     hashes |= {cache._weighted_sum(torch.arange(50)), cache._weighted_sum(swapped)}
     assert len(hashes) == 53
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("module", [cache, validity])
+def test_a_forked_child_finds_locks_free(module):
+    """A thread that held one while the process was forked does not live in the child."""
+    if not hasattr(os, "register_at_fork"):
+        pytest.skip("processes can't be forked here")
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with module._lock:
+            held.set()
+            done.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    try:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if module._lock.acquire(timeout=1.0) else 1)
+    finally:
+        done.set()
+        holder.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_signal_handler_may_take_the_lock_that_is_held():
+    with cache._lock:
+        assert cache._lock.acquire(timeout=1.0)
+        cache._lock.release()

@@ -146,12 +146,6 @@ def test_bad_calls(name, backend):
     assert not ran, "something was computed before the check"
 
 
-def test_a_pair_has_one_dtype_under_autocast_too():
-    message = r"^Expected 'x\[1\]' to have the dtype torch.float32, as 'x\[0\]', got torch.bfloat16"
-    with torch.autocast("cpu", torch.bfloat16), pytest.raises(TypeError, match=message):
-        conv()((x(), x().bfloat16()), edges())
-
-
 @pytest.mark.parametrize("flow", ["source_to_target", "target_to_source"])
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_out_of_range_is_an_index_error_and_a_value_error(flow, backend):

@@ -238,3 +238,10 @@ def _(make):
         conv.message(x, alpha[: x.size(0)]),
         list(conv.inspector.get_signature("message").param_dict),
     ]
+
+
+@case("hooks/one map shared by a pair is called for each of them")
+def _(make):
+    conv, x, calls = make(share_weights=True), features().requires_grad_(), []
+    conv.lin_l.register_forward_hook(_record(calls, "lin_l"))
+    return [step(conv, conv((x, x), edges()), x=x), calls]

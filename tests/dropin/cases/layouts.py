@@ -230,3 +230,19 @@ def _(make):
 def _(make):
     index = torch.tensor([[0, 0, 0, 3, 3], [1, 1, 1, 3, 2]])
     return [_trained(make(add_self_loops=loops), index) for loops in (True, False)]
+
+
+@ours("layouts/a COO matrix that is not coalesced stays so", paths=("auto",))
+def _(make):
+    index, values = edges(loops=False), torch.ones(EDGES)
+    adj = torch.sparse_coo_tensor(index.flip(0), values, (NODES, NODES), is_coalesced=False)
+    out = make(add_self_loops=False)(features(), adj)
+    assert not adj.is_coalesced()
+    make._made = 0
+    assert agree(out, make(add_self_loops=False)(features(), index)) is True
+
+
+@case("edge features/fill_value: none")
+def _(make):
+    conv, attr = make(edge_dim=3, fill_value=None), features(EDGES, 3).requires_grad_()
+    return step(conv, conv(features(), edges(), attr), attr=attr)

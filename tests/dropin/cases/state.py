@@ -254,6 +254,95 @@ _register(
 )
 
 
+class _Quantised(torch.nn.Module):
+    def __init__(self, base, size):
+        super().__init__()
+        weight = (base.weight.detach() * 100).to(torch.int8)
+        self.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.weight.to(x.dtype) / 100)
+
+
+class _Single(torch.nn.Linear):
+    """Computes in float32, whatever it gets."""
+
+    def __init__(self, base, size):
+        super().__init__(size, 8, bias=False)
+
+    def forward(self, x):
+        return super().forward(x.float())
+
+
+class _Lookup(torch.nn.Embedding):
+    def forward(self, x):
+        return super().forward(x).flatten(1)
+
+
+@case("state/quantised weights in place of each linear map", fused=False)
+def _(make):
+    found = []
+    for name, size in (("lin_l", SIZE), ("lin_r", SIZE), ("lin_edge", 3), ("res", SIZE)):
+        conv, x = make(edge_dim=3, residual=True), features().requires_grad_()
+        setattr(conv, name, _Quantised(getattr(conv, name), size))
+        out = conv(x, edges(), features(40, 3))
+        found.append([out, torch.autograd.grad(weighted(out), x)[0]])
+    return found
+
+
+@case("state/a map of another dtype in place of each", fused=False)
+def _(make):
+    found = []
+    for name, size in (("lin_l", SIZE), ("lin_r", SIZE), ("lin_edge", 3), ("res", SIZE)):
+        conv = make(edge_dim=3, residual=True)
+        setattr(conv, name, _Single(getattr(conv, name), size))
+        used = _trained(make.fill(conv), features(40, 3))
+        found.append([str(used["out"].dtype), {k: v.float() for k, v in used.items()}])
+    return found
+
+
+@case("state/nodes looked up in place of mapped")
+def _(make):
+    conv = make()
+    conv.lin_l = conv.lin_r = _Lookup(5, 8, dtype=torch.float64)
+    return step(make.fill(conv), conv((torch.arange(NODES) % 5).view(-1, 1), edges()))
+
+
+@case("state/edge types looked up in place of mapped", fused=False)
+def _(make):
+    conv = make(edge_dim=1, add_self_loops=False)
+    conv.lin_edge = _Lookup(5, 8, dtype=torch.float64)
+    return _trained(make.fill(conv), (torch.arange(40) % 5).view(-1, 1))
+
+
+@case("state/weights that hooks bring and take away", fused=False)
+def _(make):
+    conv = make(edge_dim=3, residual=True)
+
+    def bring(module, _):
+        module.weight = torch.nn.Parameter(module.kept)
+
+    def take(module, *_):
+        module.weight = torch.nn.Parameter(module.weight.detach().to("meta"))
+
+    for name in ("lin_l", "lin_r", "lin_edge", "res"):
+        lin = getattr(conv, name)
+        lin.kept = lin.weight.detach()
+        take(lin)
+        lin.register_forward_pre_hook(bring)
+        lin.register_forward_hook(take)
+    with torch.no_grad():
+        return [conv(features(), edges(), features(40, 3)) for _ in range(2)]
+
+
+@case("state/features cast by hooks of the maps")
+def _(make):
+    conv, x = make(), features(dtype=torch.float32).requires_grad_()
+    for lin in (conv.lin_l, conv.lin_r):
+        lin.register_forward_pre_hook(lambda _, args: (args[0].double(),))
+    return step(conv, conv(x, edges()), x=x)
+
+
 @case("state/lin_edge with a bias", fused=False)
 def _(make):
     conv = make(edge_dim=3)

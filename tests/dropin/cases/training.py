@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import torch
 
 from ..harness import (
@@ -340,3 +341,23 @@ def _(make):
         slope = (loss(x.detach() + moved) - loss(x.detach() - moved)) / 2e-6
         found.append(agree(slope, x.grad[row, column], (1e-4, 1e-6)))
     return [*found, all(value is not None for value in gradients(conv).values())]
+
+
+@case("autocast/a pair of two dtypes", tolerance=(4e-2, 2e-2))
+def _(make):
+    conv = make((SIZE, SIZE), 4, heads=2, dtype=torch.float32)
+    first = features(dtype=torch.float32).requires_grad_()
+    second = features(dtype=torch.bfloat16, seed=1).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = conv((first, second), edges())
+    return step(conv, out, first=first, second=second)
+
+
+@case("dropout/a probability and slope of NumPy and torch", fused=False)
+def _(make):
+    found = []
+    for number in (np.float32(0.25), np.float64(0.25), torch.tensor(0.25)):
+        conv = make(dropout=number, negative_slope=number).eval()
+        found.append(conv(features(), edges()))
+        found.append(conv.train()(features(), edges()).shape == found[-1].shape)
+    return found
