@@ -31,6 +31,7 @@ OPTIONS = [{}, {"edge_dim": 3, "dropout": 0.4, "self_loops": True}]
 
 
 @needs_fused
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # opcheck's own, torch 2.14
 @pytest.mark.parametrize("options", OPTIONS, ids=["plain", "all"])
 def test_opcheck_attention(options):
     torch.library.opcheck(torch.ops.gatv2_pyg.attention.default, call(**options))
