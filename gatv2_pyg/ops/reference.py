@@ -4,6 +4,9 @@
 suite runs over all of them.  Both are differentiable, which gives second derivatives.  They build
 ``[E, H, C]`` tensors: this is the mathematics, not the way to run it.
 
+``s_e`` may be -inf, by a bias ``b_e``: then ``alpha_e`` and ``ds_e`` are 0, and a row of only such
+edges is as one without edges.
+
 ``(n)`` in a comment is a formula; edge ``e`` goes from source ``j`` to destination ``i``::
 
     (1) z_e  = x_src[j] + x_dst[i] (+ edge_attr[e] @ W_edge^T)
@@ -18,9 +21,6 @@ suite runs over all of them.  Both are differentiable, which gives second deriva
     (8) d x_src[j] = sum_e (keep_e alpha_e g_i + dz_e)
         d edge_attr[e] = dz_e @ W_edge ;  d W_edge = sum_e dz_e^T edge_attr[e]
     (9) d b_e = ds_e
-
-``s_e`` may be -inf, by a bias ``b_e``: then ``alpha_e`` and ``ds_e`` are 0, and a row of only such
-edges is as one without edges.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ OPTIONS = [
 
 
 @needs_fused
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # opcheck's own, torch 2.14
 @pytest.mark.parametrize("options", OPTIONS, ids=["plain", "all", "beyond"])
 def test_opcheck_attention(options):
     torch.library.opcheck(torch.ops.gatv2_pyg.attention.default, call(**options))

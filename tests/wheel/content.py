@@ -16,7 +16,7 @@ NEEDED = {"libgomp.so.1", "libstdc++.so.6", "libm.so.6", "libgcc_s.so.1", "libc.
 
 def check(wheel: Path) -> None:
     """Raises ``AssertionError`` for a wheel that is not as it must be."""
-    assert re.search(r"-py3-none-manylinux_2_\d+_\w+\.whl$", wheel.name), wheel.name
+    assert re.search(r"-py3-none-(manylinux\w+\.)+whl$", wheel.name), wheel.name
     with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as folder:
         names = archive.namelist()
         archive.extract(LIBRARY, folder)

@@ -1,6 +1,6 @@
 """What an installed wheel must do: run in the environment it is installed in, from any folder.
 
-    python -P tests/wheel/smoke.py
+    python tests/wheel/smoke.py
 
 Imports nothing of the checkout and nothing of the tests' requirements.
 """
@@ -25,7 +25,8 @@ def check_place() -> None:
     assert "site-packages" in package.parts, package
     assert cpu.unavailable() is None, cpu.unavailable()
     assert library().path.is_relative_to(package), library().path
-    assert library().openmp, "the library was built without OpenMP"
+    if sys.platform == "linux":
+        assert library().openmp, "the library was built without OpenMP"
     print(f"{library().path}: {library().isa}")
 
 
