@@ -70,7 +70,8 @@ def is_lazy(lin) -> bool:
     return isinstance(getattr(lin, "weight", None), UninitializedParameter)
 
 
-_MAPS = (Linear, torch.nn.Linear)
+LINEAR_MAPS = (Linear, torch.nn.Linear)
+"""The modules that are a product with their weight, and a bias."""
 
 
 def is_plain_map(lin) -> bool:
@@ -80,9 +81,9 @@ def is_plain_map(lin) -> bool:
     look features up take what their weight does not tell.
     """
     cls = type(lin)
-    if cls not in _MAPS and parametrize.is_parametrized(lin):
+    if cls not in LINEAR_MAPS and parametrize.is_parametrized(lin):
         cls = cls.__bases__[0]
-    if cls not in _MAPS:
+    if cls not in LINEAR_MAPS:
         return False
     hooks = len(lin._forward_pre_hooks)
     return hooks == 0 or (hooks == 1 and hasattr(lin, "_hook"))  # PyG's, which finds a lazy size

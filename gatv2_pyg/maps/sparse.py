@@ -12,15 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch_geometric.nn.dense.linear import Linear
 
 from gatv2_pyg import kernels
 from gatv2_pyg.graph.tracing import values_unknown
-from gatv2_pyg.inputs import autocasts, is_lazy
+from gatv2_pyg.inputs import LINEAR_MAPS, autocasts, is_lazy
 from gatv2_pyg.maps.matrix import SparseMatrix
 
 _LAYOUTS = (torch.sparse_csr, torch.sparse_csc, torch.sparse_coo)
-_MAPS = (Linear, torch.nn.Linear)
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -55,7 +53,7 @@ def _is_plain(x: Tensor) -> bool:
 def _is_plain_map(linear: Any, x: Tensor) -> bool:
     """Whether a call of the module is a product and a bias, and nobody waits for it."""
     return (
-        type(linear) in _MAPS
+        type(linear) in LINEAR_MAPS
         and not is_lazy(linear)
         and "forward" not in vars(linear)
         and linear.weight.device.type == "cpu"
