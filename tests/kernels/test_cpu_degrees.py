@@ -69,7 +69,7 @@ def test_degrees(degrees, shape, dtype, edge_dim, dropout, grad_alpha, bias, bat
 
 
 @needs_library
-@pytest.mark.parametrize("shape", [(8, 16), (8, 8), (8, 5), (3, 20), (1, 7)], ids=str)
+@pytest.mark.parametrize("shape", [(8, 16), (8, 8), (8, 5), (3, 20), (6, 24), (1, 7)], ids=str)
 @pytest.mark.parametrize("options", [{}, {"bias": "head"}, {"bias": "edge", "batch": 5}], ids=str)
 def test_tiles_of_several_rows_depend_on_the_graph_alone(shape, options):
     degrees = [(7 * k) % 41 for k in range(400)]

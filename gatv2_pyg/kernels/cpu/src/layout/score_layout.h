@@ -11,9 +11,13 @@ struct ScoreLayout {
   using V = typename Simd<A>::V;
   static constexpr int W = Simd<A>::W;
   int stride, blocks;
+  A no_head[W];  // of the last block: -inf in lanes of no head, which hold anything; 0 in others
 
-  explicit ScoreLayout(int head_stride)
-      : stride(head_stride), blocks(head_stride > W ? head_stride / W : 1) {}
+  ScoreLayout(int head_stride, int heads)
+      : stride(head_stride), blocks(head_stride > W ? head_stride / W : 1) {
+    const int last = min_of(stride, W), used = heads - (blocks - 1) * W;
+    for (int k = 0; k < W; ++k) no_head[k] = k % last < used ? (A)0 : -(A)__builtin_inf();
+  }
   int vectors(int n) const { return (n * stride + W - 1) / W; }
 
   // Combines the lanes of each head, so that every lane holds its head's value.

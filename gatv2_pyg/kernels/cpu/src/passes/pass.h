@@ -32,7 +32,7 @@ struct Context {
   explicit Context(const Arguments& a, bool interleaved = false)
       : args(a),
         plan((int)a.heads, (int)a.channels, kMostHeads<T>, interleaved),
-        scores(plan.head_stride),
+        scores(plan.head_stride, plan.heads),
         dropout(a.dropout, a.seed, a.element),
         bias(a),
         slope((A)a.negative_slope),

@@ -34,7 +34,9 @@ struct RunningSoftmax {
         top = max_of(top, load(s + k * W));
       const V before = load(max + b * W);
       V scale = broadcast<V>((A)1), total = load(sum + b * W);
-      if (any_lane(above_zero(top - (before + kSlack)))) {
+      V above = top - (before + kSlack);
+      if (b == layout.blocks - 1) above += load(layout.no_head);
+      if (any_lane(above_zero(above))) {
         top = max_of(layout.fold_max(top), before);
         scale = exp(before - top);
         total *= scale;
