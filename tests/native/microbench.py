@@ -4,7 +4,7 @@
 
 Both libraries are called in turn with the same arguments, in one process and one thread, by that
 thread's processor time: what else the machine does counts little.  The other library must have the
-same ``Arguments`` record; from interface 3 on it has.
+same interface, for it takes the same ``Arguments`` record.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from gatv2_pyg.kernels.cpu.structure import grouped_edges
 
 def opened(path: Path) -> ctypes.CDLL:
     handle = ctypes.CDLL(str(path))
+    version = handle.gatv2_abi_version()
+    if version != abi.VERSION:
+        raise SystemExit(f"{path} has interface {version}, this checkout {abi.VERSION}")
     for name in ("gatv2_forward", "gatv2_backward"):
         function = getattr(handle, name)
         function.restype, function.argtypes = ctypes.c_int64, (ctypes.c_void_p, ctypes.c_int64)
