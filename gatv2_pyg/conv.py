@@ -140,7 +140,6 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         edge_index: Adj,
         edge_attr: OptTensor = None,
         return_attention_weights: bool | None = None,
-        *,
         attn_bias: OptTensor = None,
     ) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor]] | tuple[Tensor, SparseTensor]:
         """Applies the layer.
