@@ -77,7 +77,7 @@ def test_check(only_cpu_kernels, capsys):
     ]
     for line in lines:
         errors = [float(cell) for cell in line[2:-1]]
-        assert len(errors) == 7
+        assert len(errors) == 8
         assert all(0 <= error < 1e-2 for error in errors)
 
 
