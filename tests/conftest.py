@@ -2,7 +2,6 @@
 
 import os
 
-import setuptools  # noqa: F401  before distutils, which the compiler of torch warns about else
 import torch
 
 if not torch.cuda.is_available():

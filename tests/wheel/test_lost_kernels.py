@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import os
 import re
 import shutil
@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-MISSING = [name for name in ("pip", "scikit_build_core") if not importlib.util.find_spec(name)]
+# Looking for the module of pip would replace distutils, of which inductor warns later.
+INSTALLED = {found.name.lower().replace("_", "-") for found in importlib.metadata.distributions()}
+MISSING = [name for name in ("pip", "scikit-build-core") if name not in INSTALLED]
 
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"needs {' and '.join(MISSING)}"),
