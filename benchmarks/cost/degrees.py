@@ -179,7 +179,7 @@ def _picture(data: Data) -> Picture:
             axis.set_xticks(degrees, [str(degree) for degree in degrees])
             axis.set_xlabel("incoming edges of a node")
             axis.set_title(title)
-            axis.set_ylim(bottom=0)
+        axes[0].set_ylim(bottom=0)  # shared: a limit ends its scaling, so it comes last
         rows = gathers(data["device"])["step"]
         axes[0].set_ylabel(f"time ÷ gathers (step: {rows})")
         handles, labels = axes[0].get_legend_handles_labels()
