@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import threading
 import warnings
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from gatv2_pyg.kernels import load_kernels
+from gatv2_pyg.ops.checks import DTYPES
 from gatv2_pyg.ops.scatter import load_operations
 from gatv2_pyg.selfcheck import compare_with_reference
 
@@ -28,6 +29,13 @@ class _Override(threading.local):
 
 
 _override = _Override()
+
+
+_RUNS = {
+    (dtype, kind): f"fused kernels run {dtype} on {kind}"
+    for dtype in DTYPES
+    for kind in ("cpu", "cuda")
+}
 
 
 class Backend(NamedTuple):
@@ -99,11 +107,11 @@ def select_backend(
     reasons: list[str] = []
     for candidate in ("fused", "scatter"):
         reason = refusal(candidate, device, dtype, channels)
-        kernels = _kernels_of(candidate, device)
-        if reason is None and kernels == "triton":
-            reason = _self_check(str(device), dtype)
         if reason is None:
-            because = "; ".join(reasons) or f"fused kernels run {dtype} on {device.type}"
+            kernels = _kernels_of(candidate, device)
+            reason = _self_check(str(device), dtype) if kernels == "triton" else None
+        if reason is None:
+            because = "; ".join(reasons) if reasons else _RUNS.get((dtype, device.type), candidate)
             return Backend(candidate, because, kernels)
         reasons.append(f"not {candidate}: {reason}")
     if device.type == "cpu":
@@ -118,9 +126,11 @@ def refusal(name: str, device: torch.device, dtype: torch.dtype, channels: int =
     if _transforms_active():
         return "torch.func transforms and forward-mode AD need operations that torch can follow"
     if not torch.compiler.is_dynamo_compiling():
-        if torch.onnx.is_in_onnx_export():
+        tracing = torch.jit.is_tracing()
+        # Both exporters trace, or compile.
+        if (tracing or torch.compiler.is_compiling()) and torch.onnx.is_in_onnx_export():
             return "ONNX has no operator for it"
-        if torch.jit.is_tracing():
+        if tracing:
             return "torch.jit.trace needs operations that every runtime has"
     if name == "scatter":
         return _scatter_refusal(device)
@@ -182,16 +192,14 @@ def _without_cuda(library: str, device_type: str) -> str | None:
 @torch.compiler.assume_constant_result
 def _unavailable(kernels: str) -> str | None:
     try:
-        module = importlib.import_module(f"gatv2_pyg.kernels.{kernels}")
+        return load_kernels(kernels).unavailable()
     except ImportError as error:
         return str(error)
-    return module.unavailable()
 
 
 @torch.compiler.assume_constant_result
 def _triton_refusal(device: str, dtype: torch.dtype, channels: int) -> str | None:
-    module = importlib.import_module("gatv2_pyg.kernels.triton")
-    return module.unsupported(torch.device(device), dtype, channels)
+    return load_kernels("triton").unsupported(torch.device(device), dtype, channels)
 
 
 @torch.compiler.assume_constant_result

@@ -13,13 +13,13 @@ import torch_geometric.nn
 from torch import Tensor
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
-from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, softmax
+from torch_geometric.utils import is_torch_sparse_tensor, softmax
 from torch_geometric.utils.sparse import set_sparse_value
 
 from gatv2_pyg import inputs
 from gatv2_pyg.backends import Backend, check_backend_name
 from gatv2_pyg.functional import attend
-from gatv2_pyg.graph.adjacency import Neighbours, as_int64, count_edges
+from gatv2_pyg.graph.adjacency import Neighbours, as_int64, count_edges, is_matrix
 from gatv2_pyg.kernels.contract import Inputs
 from gatv2_pyg.maps import linear_maps
 from gatv2_pyg.ops.dropout import draw_seed, dropout_scale
@@ -167,8 +167,10 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
             ValueError: an argument has the wrong shape, device or indices.
             RuntimeError: the backend asked for by name can't be used.
         """
-        x_l, x_r, neighbours = inputs.check(self, x, edge_index, edge_attr, attn_bias)
-        if edge_attr is None and self.edge_dim is not None and not is_sparse(edge_index):
+        x_l, x_r, neighbours, lin_l, lin_r, lin_res = inputs.check(
+            self, x, edge_index, edge_attr, attn_bias
+        )
+        if edge_attr is None and self.edge_dim is not None and not is_matrix(edge_index):
             self._warn_of_missing_edge_attr()
         backend = choose_backend(self, GATv2Conv, x_l)
         tell_observer(self, backend)
@@ -179,10 +181,10 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
 
         at_src = linear_maps(x_l)
         at_dst = at_src if x_l is x_r else linear_maps(x_r)
-        res = at_dst(self.res) if self.res is not None else None
-        x_l = self._by_head(at_src(self.lin_l))
+        res = None if lin_res is None else at_dst(lin_res)
+        x_l = self._by_head(at_src(lin_l))
         same = self.share_weights and isinstance(x, Tensor)
-        x_r = x_l if same else self._by_head(at_dst(self.lin_r))
+        x_r = x_l if same else self._by_head(at_dst(lin_r))
 
         if x_r.dtype != x_l.dtype:  # maps in place of PyG's give what dtype they like
             wide = torch.promote_types(x_l.dtype, x_r.dtype)
@@ -193,13 +195,14 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         if graph is None:
             out, attention = self._pass_messages(neighbours, x_l, x_r, attn_bias)
         else:
-            edge_attr, edge_weight = self._edge_features(neighbours, x_l.dtype)
+            att, dtype = self.att, x_l.dtype
+            edge_attr, edge_weight = self._edge_features(neighbours, dtype)
             out, alpha = attend(
                 backend,
                 Inputs(
                     x_l,
                     _first_rows(x_r, graph.num_dst),
-                    self.att[0],
+                    att.squeeze(0),
                     edge_attr,
                     edge_weight,
                     attn_bias if attn_bias is None or attn_bias.dim() == 2 else attn_bias[:, None],
@@ -208,7 +211,7 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
                 negative_slope=self.negative_slope,
                 dropout=self.dropout if self.training else 0.0,
                 return_attention=wanted,
-                dtype=torch.promote_types(x_l.dtype, self.att.dtype),
+                dtype=dtype if att.dtype == dtype else torch.promote_types(dtype, att.dtype),
             )
             if self.flow == "target_to_source":
                 # PyG's message passing returns a row for each row of x[0] then.
@@ -219,8 +222,9 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         out = out.flatten(-2) if self.concat else out.mean(dim=-2)
         if res is not None:
             out = out + res
-        if self.bias is not None:
-            out = out + self.bias
+        bias = self.bias
+        if bias is not None:
+            out = out + bias
         elif res is None and self.concat and shared.requires_grad:
             # Backward needs what attention returned; the caller may change what is returned here.
             out = out.clone()
@@ -315,6 +319,8 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         return edge_attr.to(dtype), self.lin_edge.weight
 
     def _by_head(self, x: Tensor) -> Tensor:
+        if x.dim() == 2:
+            return x.view(x.size(0), self.heads, self.out_channels)
         return x.view(*x.shape[:-1], self.heads, self.out_channels)
 
     def _pass_messages(

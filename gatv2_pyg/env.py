@@ -17,9 +17,9 @@ import torch
 
 from gatv2_pyg import selfcheck
 from gatv2_pyg.backends import BACKENDS, refusal, select_backend
+from gatv2_pyg.kernels import load_kernels
 from gatv2_pyg.kernels.contract import Inputs
 from gatv2_pyg.ops.checks import DTYPES
-from gatv2_pyg.ops.operators import load_kernels
 
 _PACKAGES = (
     "gatv2_pyg",

@@ -128,13 +128,11 @@ def attend(
         dtype: that of the result: the dtype of ``x_src``, or a wider one.
         seed: that of the dropout; drawn if None.
     """
-    acc = reference.accumulation_dtype(inputs.x_src.dtype)
-    weight, bias, lead = inputs.edge_weight, inputs.attn_bias, inputs.x_src.shape[:-3]
-    inputs = inputs._replace(
-        att=_cast(inputs.att, acc),
-        edge_weight=None if weight is None else _cast(weight, acc),
-        attn_bias=None if bias is None else _cast(bias, acc),
-    )
+    x_src, x_dst, att, edge_attr, weight, bias = inputs
+    acc, lead = reference.accumulation_dtype(x_src.dtype), x_src.shape[:-3]
+    weight = None if weight is None else _cast(weight, acc)
+    bias = None if bias is None else _cast(bias, acc)
+    inputs = Inputs(x_src, x_dst, _cast(att, acc), edge_attr, weight, bias)
     if len(lead) > 1:
         inputs = inputs._replace(
             x_src=inputs.x_src.flatten(0, len(lead) - 1),

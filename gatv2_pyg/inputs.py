@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,6 @@ from torch.nn.parameter import Parameter, UninitializedParameter
 from torch.nn.utils import parametrize
 from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj
-from torch_geometric.utils import is_sparse
 
 from gatv2_pyg.graph.adjacency import (
     Neighbours,
@@ -18,6 +17,7 @@ from gatv2_pyg.graph.adjacency import (
     count_edges,
     has_features,
     is_column_major,
+    is_matrix,
 )
 from gatv2_pyg.ops.checks import check_bias, check_dropout
 
@@ -29,6 +29,10 @@ class Arguments(NamedTuple):
     x_dst: Tensor
     """``x_src`` itself where one tensor was passed."""
     neighbours: Neighbours
+    lin_l: Any
+    lin_r: Any
+    lin_res: Any
+    """The layer's maps, the last for the residual, if any."""
 
 
 def check(
@@ -42,10 +46,11 @@ def check(
         NotImplementedError: edge features come with an adjacency that can't take them.
     """
     check_dropout(layer.dropout)
-    check_not_distributed("att", layer.att)
-    x_src, x_dst = check_features(x, layer.lin_l, layer.lin_r)
-    if layer.res is not None:
-        check_feature_size("x", x_dst, layer.res)
+    check_not_distributed("att", layer._parameters.get("att"))
+    lin_l, lin_r, res = _part(layer, "lin_l"), _part(layer, "lin_r"), _part(layer, "res")
+    x_src, x_dst = check_features(x, lin_l, lin_r)
+    if res is not None:
+        check_feature_size("x", x_dst, res)
     check_not_distributed("edge_index", edge_index)
     check_adjacency(edge_index, layer.flow, x_src.device)
     check_edge_attr(layer, edge_attr, edge_index)
@@ -62,7 +67,13 @@ def check(
         fill_value=layer.fill_value,
         flow=layer.flow,
     )
-    return Arguments(x_src, x_dst, neighbours)
+    return Arguments(x_src, x_dst, neighbours, lin_l, lin_r, res)
+
+
+def _part(layer, name: str):
+    """An attribute of a layer, a module without the search of ``Module.__getattr__``."""
+    found = layer._modules.get(name)
+    return getattr(layer, name) if found is None else found
 
 
 def is_lazy(lin) -> bool:
@@ -70,8 +81,10 @@ def is_lazy(lin) -> bool:
     return isinstance(getattr(lin, "weight", None), UninitializedParameter)
 
 
-LINEAR_MAPS = (Linear, torch.nn.Linear)
+LINEAR_MAPS = {Linear: Linear.forward, torch.nn.Linear: torch.nn.Linear.forward}
 """The modules that are a product with their weight, and a bias."""
+
+_CALL = torch.nn.Module.__call__
 
 
 def is_plain_map(lin) -> bool:
@@ -87,6 +100,25 @@ def is_plain_map(lin) -> bool:
         return False
     hooks = len(lin._forward_pre_hooks)
     return hooks == 0 or (hooks == 1 and hasattr(lin, "_hook"))  # PyG's, which finds a lazy size
+
+
+def is_bare_map(lin) -> bool:
+    """Whether a call of the module is a product and a bias, and nobody waits for the call."""
+    cls, own = type(lin), vars(lin)
+    return (
+        cls in LINEAR_MAPS
+        and cls.forward is LINEAR_MAPS[cls]
+        and cls.__call__ is _CALL
+        and "forward" not in own
+        and type(own["_parameters"].get("weight")) is Parameter
+        and not (
+            own["_forward_hooks"]
+            or own["_forward_pre_hooks"]
+            or own["_backward_hooks"]
+            or own["_backward_pre_hooks"]
+            or torch.nn.modules.module._has_any_global_hook()
+        )
+    )
 
 
 def check_features(x, lin_l, lin_r) -> tuple[Tensor, Tensor]:
@@ -113,6 +145,8 @@ def check_features(x, lin_l, lin_r) -> tuple[Tensor, Tensor]:
 
 def check_feature_size(name: str, x, lin) -> None:
     """Raises unless ``x`` is a ``[*, N, F]`` tensor that ``lin`` takes."""
+    if _plainly_fits(x, lin):
+        return
     if not isinstance(x, Tensor):
         raise TypeError(f"Expected '{name}' to be a Tensor, got {_describe(x)}")
     check_not_distributed(name, x)
@@ -123,6 +157,20 @@ def check_feature_size(name: str, x, lin) -> None:
             f"Expected '{name}' to have the shape [*, num_nodes, {want}], got {list(x.shape)}"
         )
     check_like_weight(name, x, lin)
+
+
+def _plainly_fits(x, lin) -> bool:
+    """Whether a plain tensor fits the weight of a plain map: nearly every call, told fast."""
+    if type(x) is not Tensor or type(lin) not in LINEAR_MAPS or lin._forward_pre_hooks:
+        return False
+    weight = lin._parameters.get("weight")
+    return (
+        type(weight) is Parameter
+        and x.dtype == weight.dtype
+        and x.device == weight.device
+        and x.dim() > 1
+        and x.size(-1) == weight.size(1)
+    )
 
 
 def check_not_distributed(name: str, value) -> None:
@@ -140,9 +188,9 @@ def check_not_distributed(name: str, value) -> None:
 
 def autocasts(value: Tensor) -> bool:
     """Whether a linear map of the tensor would run in autocast's dtype."""
-    kind = value.device.type
-    if kind == "cpu":
+    if value.is_cpu:
         return torch.is_autocast_enabled("cpu")
+    kind = value.device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
@@ -166,7 +214,7 @@ def check_like_weight(name: str, value: Tensor, lin) -> None:
 def check_edge_attr(layer, edge_attr: Tensor | None, edge_index: Adj) -> None:
     """Raises unless ``edge_attr`` gives ``edge_dim`` features to each edge, or none is given."""
     if edge_attr is None:
-        if layer.edge_dim is None and is_sparse(edge_index) and has_features(edge_index):
+        if layer.edge_dim is None and is_matrix(edge_index) and has_features(edge_index):
             raise ValueError(
                 "Expected 'edge_index' to have no values that are edge features, since the layer "
                 "was made without 'edge_dim'"
@@ -207,7 +255,7 @@ def check_edge_attr(layer, edge_attr: Tensor | None, edge_index: Adj) -> None:
 
 def _check_layout(name: str, layer, edge_index: Adj) -> None:
     """Raises unless what comes by edge can come with such an adjacency."""
-    if layer.add_self_loops and is_sparse(edge_index):
+    if layer.add_self_loops and is_matrix(edge_index):
         raise NotImplementedError(
             f"Expected no '{name}' with 'add_self_loops' and a sparse 'edge_index'; pass "
             "'edge_index' as a [2, num_edges] tensor"

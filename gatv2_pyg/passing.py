@@ -24,11 +24,12 @@ _STEPS = (
     "propagate",
     "edge_updater",
 )
-# A step with the names of its hooks.
-_HOOKED = tuple(
-    (step, f"_{step}_forward_pre_hooks", f"_{step}_forward_hooks")
+# The attributes that hold the hooks of each step.
+_HOOKS = {
+    f"_{step}_forward_{kind}": step
     for step in ("propagate", "message", "aggregate", "message_and_aggregate", "edge_update")
-)
+    for kind in ("pre_hooks", "hooks")
+}
 
 
 def choose_backend(layer: MessagePassing, base: type, x: Tensor) -> Backend:
@@ -72,9 +73,8 @@ def tell_observer(layer: MessagePassing, backend: Backend) -> None:
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype of a linear map of ``x``: that of autocast where it is on."""
-    kind = x.device.type
     if autocasts(x) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(kind)
+        return torch.get_autocast_dtype(x.device.type)
     return x.dtype
 
 
@@ -83,8 +83,8 @@ def why_message_passing(layer: MessagePassing, base: type) -> str | None:
     own, modules = vars(layer), layer._modules
     if layer.explain:
         return "'explain' is on"
-    for step, before, after in _HOOKED:
-        if own[before] or own[after]:
+    for name, step in _HOOKS.items():
+        if own[name]:
             return f"a {step} hook is registered"
     for step in _STEPS:
         if step in own and not _generated(own[step]):
@@ -126,7 +126,7 @@ def _generated(function) -> bool:
 
 def _hooked(module: torch.nn.Module) -> bool:
     """Whether someone waits for a call of the module."""
-    own = hasattr(module, "_hook")  # PyG's pre-hook that finds a lazy size
+    own = "_hook" in vars(module)  # PyG's pre-hook that finds a lazy size
     return (
         len(module._forward_pre_hooks) > own
         or bool(module._forward_hooks)

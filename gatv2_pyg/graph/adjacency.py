@@ -7,8 +7,7 @@ are destinations.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,8 +31,7 @@ from gatv2_pyg.graph.tracing import reading_values, values_unknown
 FillValue = float | Tensor | str | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Neighbours:
+class Neighbours(NamedTuple):
     """An adjacency with what a layer makes of it.
 
     Attributes:
@@ -76,7 +74,7 @@ class Neighbours:
         if flow == "target_to_source":
             # PyG's message passing leaves x[1] beyond the rows of x[0] aside then.
             num_dst = min(num_src, num_dst)
-        if is_sparse(edge_index):
+        if is_matrix(edge_index):
             _check_matrix(edge_index, num_src, num_dst)
             edge_index = _rows_first(edge_index)
         return cls(edge_index, edge_attr, num_src, num_dst, self_loops, fill_value, flow)
@@ -98,7 +96,7 @@ class Neighbours:
         return cached(self.edge_index, key, self._group)
 
     def _group(self) -> Graph:
-        if is_sparse(self.edge_index):
+        if is_matrix(self.edge_index):
             return _graph_of_matrix(self.with_self_loops()[0], self.num_src, self.num_dst)
         return Graph.from_edge_index(
             _plain(self.edge_index),
@@ -110,7 +108,7 @@ class Neighbours:
 
     def check(self) -> None:
         """Raises EdgeIndexError unless every edge joins two nodes; once a tensor."""
-        if not is_sparse(self.edge_index) and not values_unknown(_plain(self.edge_index)):
+        if not is_matrix(self.edge_index) and not values_unknown(_plain(self.edge_index)):
             key = ("in range", self.num_src, self.num_dst, self.flow)
             cached(self.edge_index, key, self._check_ends)
 
@@ -129,7 +127,7 @@ class Neighbours:
         """
         if not self.self_loops:
             return self.edge_index, None
-        if is_sparse(self.edge_index):
+        if is_matrix(self.edge_index):
             return _matrix_with_self_loops(self.edge_index, self.fill_value), None
         row, col = _plain(self.edge_index)
         (kept,) = (row != col).nonzero(as_tuple=True)
@@ -150,7 +148,7 @@ class Neighbours:
     def features(self) -> Tensor | None:
         """Features by edge id: those passed, and below them those of the added self-loops."""
         if self.edge_attr is None:
-            if is_sparse(self.edge_index) and has_features(self.edge_index):
+            if is_matrix(self.edge_index) and has_features(self.edge_index):
                 return _features_of(self.with_self_loops()[0])
             return None
         if not self.self_loops:
@@ -216,9 +214,15 @@ def _graph_of_matrix(adj: Any, num_src: int, num_dst: int) -> Graph:
     return Graph.from_edge_index(torch.stack([src, dst]), num_src, num_dst)
 
 
+def is_matrix(edge_index: Any) -> bool:
+    """Whether an adjacency is a sparse matrix, of torch or of torch_sparse."""
+    plain = type(edge_index) is Tensor and edge_index.layout is torch.strided
+    return not plain and is_sparse(edge_index)
+
+
 def check_adjacency(edge_index: Adj, flow: str, device: torch.device) -> None:
     """Raises unless ``edge_index`` is an adjacency that fits ``flow`` and lies on ``device``."""
-    if is_sparse(edge_index):
+    if is_matrix(edge_index):
         if flow == "target_to_source":
             raise ValueError(
                 "Expected 'edge_index' to be a [2, num_edges] tensor for "
@@ -314,7 +318,7 @@ def _plain(edge_index: Tensor) -> Tensor:
 
 def _endpoints(edge_index: Adj, flow: str) -> tuple[Tensor, Tensor]:
     """Sources and destinations of the edges, in order."""
-    if is_sparse(edge_index):
+    if is_matrix(edge_index):
         ends = edge_index._indices() if _is_coo(edge_index) else to_edge_index(edge_index)[0]
         dst, src = ends.unbind(0)
         return src, dst

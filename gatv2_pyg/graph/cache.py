@@ -102,7 +102,7 @@ def _state(key: Tensor) -> Hashable | None:
     indices = key.as_tensor() if isinstance(key, EdgeIndex) else key
     if values_unknown(indices):
         return None
-    if indices.layout == torch.strided and indices.device.type == "cpu":
+    if indices.is_cpu and indices.layout == torch.strided:
         return _state_of_rows(indices)
     with reading_values():
         parts = _index_parts(indices)

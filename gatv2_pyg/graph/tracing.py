@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch._C import _get_dispatch_mode, _TorchDispatchModeKey
 
-_PLAIN_DEVICES = ("cpu", "cuda")
-
 
 def values_unknown(tensor: Tensor) -> bool:
     """Whether a call is being traced, or the tensor is fake, batched or on the meta device.
@@ -30,7 +28,7 @@ def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor holds memory of its own on the CPU or on CUDA, and nothing wraps it."""
     return (
         type(tensor).__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
-        and tensor.device.type in _PLAIN_DEVICES
+        and (tensor.is_cpu or tensor.is_cuda)
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         and not torch._is_functional_tensor(tensor)
     )

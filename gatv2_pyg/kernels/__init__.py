@@ -7,6 +7,12 @@ import importlib
 from types import ModuleType
 
 
+@functools.cache
+def load_kernels(name: str) -> ModuleType:
+    """The kernel module of that name, ``"cpu"`` or ``"triton"``."""
+    return importlib.import_module(f"gatv2_pyg.kernels.{name}")
+
+
 def cpu_kernels() -> ModuleType | None:
     """The compiled CPU kernels, or None where they can't run."""
     module = _cpu_module()
@@ -16,6 +22,6 @@ def cpu_kernels() -> ModuleType | None:
 @functools.cache
 def _cpu_module() -> ModuleType | None:
     try:
-        return importlib.import_module("gatv2_pyg.kernels.cpu")
+        return load_kernels("cpu")
     except ImportError:
         return None

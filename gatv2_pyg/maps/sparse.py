@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gatv2_pyg import kernels
 from gatv2_pyg.graph.tracing import values_unknown
-from gatv2_pyg.inputs import LINEAR_MAPS, autocasts, is_lazy
+from gatv2_pyg.inputs import autocasts, is_bare_map
 from gatv2_pyg.maps.matrix import SparseMatrix
+from gatv2_pyg.ops.direct import unwrapped
 
 _LAYOUTS = (torch.sparse_csr, torch.sparse_csc, torch.sparse_coo)
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -31,6 +33,8 @@ def linear_maps(x: Tensor) -> Callable[[torch.nn.Module], Tensor]:
     Returns:
         A function of the module. Those that are plain linear maps share the sparse matrix.
     """
+    if x.layout is torch.strided and type(x) is Tensor and unwrapped():
+        return lambda linear: _dense_map(x, linear)
     if x.layout not in _LAYOUTS or not _is_plain(x):
         return lambda linear: linear(x)
     matrix = SparseMatrix.of(x)
@@ -50,22 +54,18 @@ def _is_plain(x: Tensor) -> bool:
     )
 
 
+def _dense_map(x: Tensor, linear: Any) -> Tensor:
+    """What the module gives for dense features; on small graphs its call takes as long as it."""
+    if not is_bare_map(linear):
+        return linear(x)
+    parameters = linear._parameters
+    return F.linear(x, parameters["weight"], parameters["bias"])
+
+
 def _is_plain_map(linear: Any, x: Tensor) -> bool:
-    """Whether a call of the module is a product and a bias, and nobody waits for it."""
-    return (
-        type(linear) in LINEAR_MAPS
-        and not is_lazy(linear)
-        and "forward" not in vars(linear)
-        and linear.weight.device.type == "cpu"
-        and linear.weight.dtype == x.dtype
-        and not (
-            linear._forward_hooks
-            or linear._forward_pre_hooks
-            or linear._backward_hooks
-            or linear._backward_pre_hooks
-            or torch.nn.modules.module._has_any_global_hook()
-        )
-    )
+    """Whether the product can be taken from the matrix in place of the module."""
+    weight = linear.weight if is_bare_map(linear) else None
+    return weight is not None and weight.device.type == "cpu" and weight.dtype == x.dtype
 
 
 def _map(matrix: SparseMatrix, linear: Any, x: Tensor) -> Tensor:

@@ -56,8 +56,11 @@ def unwrapped() -> bool:
 
 def are_plain(values: Iterable[Tensor | None]) -> bool:
     """Whether the tensors there are lie in memory of their own on the CPU, none of a subclass."""
+    keys = torch._C._dispatch_keys
     for value in values:
-        if value is not None and (type(value) not in _TYPES or _dispatch_keys(value) not in _PLAIN):
+        if value is not None and (
+            type(value) not in _TYPES or keys(value).raw_repr() not in _PLAIN
+        ):
             return False
     return True
 
@@ -73,15 +76,15 @@ def fits(inputs: Inputs, edges: Edges, num_src: int) -> bool:
     x_src, x_dst, att, edge_attr, edge_weight, attn_bias = inputs
     if not unwrapped() or not are_plain(inputs) or x_src.dim() not in (3, 4):
         return False
-    dtype = x_src.dtype
+    dtype, ptr = x_src.dtype, edges.by_dst.ptr
     *lead, rows, heads, channels = x_src.shape
     if not (
         rows == num_src
         and x_dst.dtype == dtype
-        and x_dst.shape == (*lead, edges.by_dst.ptr.numel() - 1, heads, channels)
+        and x_dst.shape == (*lead, ptr.numel() - 1, heads, channels)
         and att.dtype == accumulation_dtype(dtype)
         and att.shape == (heads, channels)
-        and edges.by_dst.ptr.device == x_src.device
+        and ptr.is_cpu
     ):
         return False
     if attn_bias is not None and not (

@@ -7,14 +7,13 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from gatv2_pyg.kernels import load_kernels
 from gatv2_pyg.kernels.contract import (
     Edges,
     Inputs,
@@ -29,12 +28,6 @@ from gatv2_pyg.ops.checks import check_call, check_results, check_sources
 from gatv2_pyg.ops.reference import accumulation_dtype
 
 _lib = torch.library.Library("gatv2_pyg", "FRAGMENT")
-
-
-@functools.cache
-def load_kernels(name: str) -> ModuleType:
-    """The kernel module of that name, ``"cpu"`` or ``"triton"``."""
-    return importlib.import_module(f"gatv2_pyg.kernels.{name}")
 
 
 class Operators(NamedTuple):
@@ -128,6 +121,11 @@ def _backward_fake(needs: Needs, call: Call):
 
 def contiguous(inputs: Inputs) -> Inputs:
     """The inputs, as kernels take them."""
+    for value in inputs:
+        if value is not None and not value.is_contiguous():
+            break
+    else:
+        return inputs
     return Inputs._make(None if value is None else value.contiguous() for value in inputs)
 
 

@@ -55,13 +55,12 @@ def forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bo
         MemoryError: there is no room for the scratch memory.
     """
     x_dst, att = inputs.x_dst, inputs.att
-    outputs = Outputs(
-        out=att.new_empty(x_dst.shape),
-        lse=att.new_empty(x_dst.shape[:-1]),
-        alpha=att.new_empty((*x_dst.shape[:-3], edges.num_ids, att.size(0)))
-        if return_attention
-        else None,
-    )
+    out = torch.empty_like(x_dst, dtype=att.dtype)
+    lse = att.new_empty(x_dst.shape[:-1])
+    alpha = None
+    if return_attention:
+        alpha = att.new_empty((*x_dst.shape[:-3], edges.num_ids, att.size(0)))
+    outputs = Outputs(out, lse, alpha)
     args = _arguments(inputs, edges, options, outputs)
     lib = library()
     check_status(lib.handle.gatv2_forward(byref(args), lib.isa_number))
@@ -102,7 +101,7 @@ def backward(
 def _grad_of(value: Tensor | None, needed: bool) -> Tensor | None:
     if value is None or not needed:
         return None
-    return value.new_empty(value.shape)
+    return torch.empty_like(value)
 
 
 def _address(value: Tensor | None) -> int | None:
@@ -112,37 +111,36 @@ def _address(value: Tensor | None) -> int | None:
 def _arguments(
     inputs: Inputs, edges: Edges, options: Options, outputs: Outputs
 ) -> ctypes.Structure:
-    """What both directions take."""
-    *lead, num_src, heads, channels = inputs.x_src.shape
-    edge_dim = bias_rows = bias_heads = 0
-    if inputs.edge_attr is not None and inputs.edge_weight is not None:
-        edge_dim = inputs.edge_attr.size(1)
-    if inputs.attn_bias is not None:
-        bias_rows, bias_heads = inputs.attn_bias.shape
-    return abi.Arguments(
-        dtype=_DTYPES[inputs.x_src.dtype],
-        wide_index=edges.by_dst.ptr.dtype == torch.int64,
+    """What both directions take; fields that are not set are 0."""
+    x_src, x_dst, att, edge_attr, edge_weight, attn_bias = inputs
+    *lead, num_src, heads, channels = x_src.shape
+    by_dst = edges.by_dst
+    args = abi.Arguments(
+        dtype=_DTYPES[x_src.dtype],
+        wide_index=by_dst.ptr.dtype == torch.int64,
         threads=num_threads(),
         num_src=num_src,
-        num_dst=inputs.x_dst.size(-3),
+        num_dst=x_dst.size(-3),
         heads=heads,
         channels=channels,
-        edge_dim=edge_dim,
         num_ids=edges.num_ids,
         batch=lead[0] if lead else 1,
-        bias_rows=bias_rows,
-        bias_heads=bias_heads,
-        x_src=inputs.x_src.data_ptr(),
-        x_dst=inputs.x_dst.data_ptr(),
-        att=inputs.att.data_ptr(),
-        edge_attr=_address(inputs.edge_attr),
-        edge_weight=_address(inputs.edge_weight),
-        attn_bias=_address(inputs.attn_bias),
+        x_src=x_src.data_ptr(),
+        x_dst=x_dst.data_ptr(),
+        att=att.data_ptr(),
         negative_slope=options.negative_slope,
-        dropout=options.dropout,
-        seed=int(options.seed),
         out=outputs.out.data_ptr(),
         lse=outputs.lse.data_ptr(),
-        alpha=_address(outputs.alpha),
-        by_dst=grouped_edges(*edges.by_dst),
+        by_dst=grouped_edges(*by_dst),
     )
+    if options.dropout:
+        args.dropout, args.seed = options.dropout, int(options.seed)
+    if outputs.alpha is not None:
+        args.alpha = outputs.alpha.data_ptr()
+    if edge_attr is not None and edge_weight is not None:
+        args.edge_dim = edge_attr.size(1)
+        args.edge_attr, args.edge_weight = edge_attr.data_ptr(), edge_weight.data_ptr()
+    if attn_bias is not None:
+        args.bias_rows, args.bias_heads = attn_bias.shape
+        args.attn_bias = attn_bias.data_ptr()
+    return args

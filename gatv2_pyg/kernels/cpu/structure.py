@@ -298,16 +298,15 @@ def check_rows(
 def grouped_edges(
     ptr: Tensor, idx: Tensor, edge: Tensor, pieces: Tensor, cuts: Tensor
 ) -> ctypes.Structure:
-    """The addresses of :class:`~gatv2_pyg.kernels.contract.Rows`."""
-    return abi.GroupedEdges(
-        ptr=ptr.data_ptr(),
-        idx=idx.data_ptr(),
-        edge=edge.data_ptr() if edge.numel() else 0,
-        pieces=pieces.data_ptr(),
-        num_pieces=pieces.size(0),
-        cuts=cuts.data_ptr(),
-        num_cuts=cuts.size(0),
-    )
+    """The addresses of :class:`~gatv2_pyg.kernels.contract.Rows`; that of nothing is 0."""
+    rows = abi.GroupedEdges(ptr=ptr.data_ptr(), idx=idx.data_ptr())
+    if edge.numel():
+        rows.edge = edge.data_ptr()
+    if pieces.numel():
+        rows.pieces, rows.num_pieces = pieces.data_ptr(), pieces.size(0)
+    if cuts.numel():
+        rows.cuts, rows.num_cuts = cuts.data_ptr(), cuts.size(0)
+    return rows
 
 
 def content_hash(parts: Sequence[Tensor]) -> int:
