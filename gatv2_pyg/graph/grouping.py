@@ -133,6 +133,20 @@ def table_bounds(num_positions: int) -> tuple[int, int]:
     return num_positions // (PIECE + 1) + 2, 2 * (num_positions // (PIECE + 1)) + 2
 
 
+def smaller(one: int, other: int) -> int:
+    """The smaller of two numbers, which may be symbolic."""
+    if type(one) is int and type(other) is int:
+        return min(one, other)
+    return torch.sym_min(one, other)
+
+
+def larger(one: int, other: int) -> int:
+    """The larger of two numbers, which may be symbolic."""
+    if type(one) is int and type(other) is int:
+        return max(one, other)
+    return torch.sym_max(one, other)
+
+
 def source_blocks(num_src: int, num_dst: int, num_edges: int) -> int:
     """Into how many ranges of destinations the edges by source are cut.
 
@@ -142,10 +156,10 @@ def source_blocks(num_src: int, num_dst: int, num_edges: int) -> int:
     sources: a source must have several edges in it.  Rows are taken to be 128 floats, so that the
     ranges, and with them the order of sums, depend on the graph alone.
     """
-    size = torch.sym_max(_ROW_BYTES * num_dst, _RECORD_BYTES * num_edges)
+    size = larger(_ROW_BYTES * num_dst, _RECORD_BYTES * num_edges)
     wanted = (size + _BLOCK_BYTES - 1) // _BLOCK_BYTES
-    most = num_edges // (_LEAST_DEGREE * torch.sym_max(num_src, 1))
-    return torch.sym_max(1, torch.sym_min(wanted, most))
+    most = num_edges // (_LEAST_DEGREE * larger(num_src, 1))
+    return larger(1, smaller(wanted, most))
 
 
 def _pieces_per_row(ptr: Tensor) -> Tensor:

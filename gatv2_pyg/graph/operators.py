@@ -121,13 +121,6 @@ def trimmed_edges(
     return rows, num_edges
 
 
-def smaller(one: int, other: int) -> int:
-    """The smaller of two numbers, which may be symbolic."""
-    if type(one) is int and type(other) is int:
-        return min(one, other)
-    return torch.sym_min(one, other)
-
-
 def _count_ids(edge_index: Tensor, num_src: int, num_dst: int, add_self_loops: bool) -> int:
     return edge_index.size(1) + (min(num_src, num_dst) if add_self_loops else 0)
 
@@ -203,7 +196,7 @@ def group_sources(ptr: Tensor, idx: Tensor, num_src: int, num_ids: int) -> tuple
 
 
 def trimmed_sources(ptr: Tensor, idx: Tensor, num_src: int, num_ids: int) -> Rows:
-    """The rows of :func:`group_sources`, trimmed, for the same arguments."""
+    """The rows of :func:`group_sources`, trimmed, for the same arguments; ``idx`` is trimmed."""
     compiled = kernels.cpu_kernels() if ptr.device.type == "cpu" else None
     if compiled is None:
         *parts, found = group_sources(ptr, idx, num_src, num_ids)
@@ -211,9 +204,7 @@ def trimmed_sources(ptr: Tensor, idx: Tensor, num_src: int, num_ids: int) -> Row
     else:
         blocks = _source_blocks(ptr, num_src, num_ids)
         *by_src, max_degree = compiled.transpose(ptr, idx, num_src, blocks)
-        num_edges = int(ptr[-1])
-        tables = _trimmed_tables(compiled, by_src[0], idx.numel(), max_degree)
-        rows = Rows(by_src[0], by_src[1][:num_edges], by_src[2][:num_edges], *tables)
+        rows = Rows(*by_src, *_trimmed_tables(compiled, by_src[0], idx.numel(), max_degree))
     return rows
 
 
@@ -296,7 +287,7 @@ def _fake(like: Tensor, dtype: torch.dtype, num_rows, num_positions) -> tuple[Te
 def _group_by_dst_fake(edge_index, num_src, num_dst, add_self_loops, sources_first, wide):
     num_ids = edge_index.size(1)
     if add_self_loops:
-        num_ids = num_ids + smaller(num_src, num_dst)
+        num_ids = num_ids + grouping.smaller(num_src, num_dst)
     return _fake(edge_index, torch.int64 if wide else torch.int32, num_dst, num_ids)
 
 

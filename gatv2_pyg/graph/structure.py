@@ -92,7 +92,7 @@ class Graph:
         sources_first = flow == "source_to_target"
         num_ids = edge_index.size(1)
         if add_self_loops:
-            num_ids = num_ids + operators.smaller(num_src, num_dst)
+            num_ids = num_ids + grouping.smaller(num_src, num_dst)
         wide = grouping.index_dtype(num_src, num_dst, num_ids) == torch.int64
         arguments = (edge_index, num_src, num_dst, add_self_loops, sources_first, wide)
         if values_unknown(edge_index):

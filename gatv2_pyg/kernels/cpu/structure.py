@@ -29,12 +29,15 @@ class Grouped(NamedTuple):
     """``("src" or "dst", position, value)`` of the first index out of range; nothing is grouped."""
 
 
+_LARGEST = {dtype: torch.iinfo(dtype).max for dtype in (torch.int32, torch.int64)}
+
+
 def _indices(value: Tensor) -> Tensor:
     return value if value.dtype in (torch.int32, torch.int64) else value.long()
 
 
 def _count(name: str, value: int, dtype: torch.dtype) -> int:
-    if not 0 <= value <= torch.iinfo(dtype).max:
+    if not 0 <= value <= _LARGEST[dtype]:
         raise ValueError(f"Expected '{name}' to fit {dtype} and not to be negative, got {value}")
     return value
 
@@ -100,8 +103,8 @@ def group_by_dst(
     most = num_edges + (min(num_src, num_dst) if add_self_loops else 0)
     most = _count("number of edges", most, index_dtype)
     ptr = torch.empty(num_dst + 1, dtype=index_dtype, device="cpu")
-    idx = torch.empty(most, dtype=index_dtype, device="cpu")
-    edge = torch.empty(most, dtype=index_dtype, device="cpu")
+    idx = ptr.new_empty(most)
+    edge = torch.empty_like(idx)
     args = abi.GroupArguments(
         wide_input=src.dtype == torch.int64,
         wide_output=index_dtype == torch.int64,
@@ -156,9 +159,8 @@ def transpose(
     num_src = _count("num_src", num_src, ptr.dtype)
     if blocks < 1:
         raise ValueError(f"Expected 'blocks' to be at least 1, got {blocks}")
-    out_ptr = torch.empty(blocks * num_src + 1, dtype=ptr.dtype, device="cpu")
-    out_idx = torch.empty(idx.numel(), dtype=ptr.dtype, device="cpu")
-    out_edge = torch.empty(idx.numel(), dtype=ptr.dtype, device="cpu")
+    out_ptr = ptr.new_empty(blocks * num_src + 1)
+    out_idx, out_edge = torch.empty_like(idx), torch.empty_like(idx)
     args = abi.TransposeArguments(
         wide=ptr.dtype == torch.int64,
         threads=num_threads(),
