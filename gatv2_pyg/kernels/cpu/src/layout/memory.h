@@ -49,29 +49,34 @@ inline void prefer_huge_pages(void* memory, size_t bytes) {
 }
 
 // A buffer that is kept for the next call if it is not large: pages the system hands out anew cost
-// more than what is written to them. One is kept; calls at the same time have their own.
+// more than what is written to them. One is kept for each use; calls at the same time have their
+// own.
 class Scratch {
  public:
   static constexpr size_t kMost = (size_t)16 << 20;
+  enum Use { kCopies, kBiases, kBiasGradients, kUses };
 
-  explicit Scratch(size_t bytes) {
-    if (bytes == 0) return;
-    block_ = __atomic_exchange_n(&kept_, nullptr, __ATOMIC_ACQ_REL);
+  Scratch(Use use, size_t bytes) : kept_(&kept_blocks_[use]), ok_(bytes == 0) {
+    if (ok_) return;
+    block_ = __atomic_exchange_n(kept_, nullptr, __ATOMIC_ACQ_REL);
+    ok_ = true;
     if (block_ && size() >= bytes) return;
     free(block_);
     void* memory = nullptr;
     block_ = posix_memalign(&memory, kAlignment, bytes + kAlignment) == 0
                  ? static_cast<char*>(memory)
                  : nullptr;
-    if (block_) memcpy(block_, &bytes, sizeof bytes);
+    ok_ = block_ != nullptr;
+    if (ok_) memcpy(block_, &bytes, sizeof bytes);
   }
   ~Scratch() {
-    if (block_ && size() <= kMost) block_ = __atomic_exchange_n(&kept_, block_, __ATOMIC_ACQ_REL);
+    if (block_ && size() <= kMost) block_ = __atomic_exchange_n(kept_, block_, __ATOMIC_ACQ_REL);
     free(block_);
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
-  // Null when the allocation failed.
+  bool ok() const { return ok_; }
+  // Null when the allocation failed, or nothing was asked for.
   template <class A>
   A* get() const {
     return block_ ? reinterpret_cast<A*>(block_ + kAlignment) : nullptr;
@@ -83,7 +88,9 @@ class Scratch {
     memcpy(&bytes, block_, sizeof bytes);
     return bytes;
   }
-  inline static char* kept_ = nullptr;
+  inline static char* kept_blocks_[kUses] = {};
+  char** const kept_;
+  bool ok_;
   char* block_ = nullptr;  // its size, then the memory
 };
 

@@ -13,6 +13,11 @@ class Index {
     return wide_ ? static_cast<const int64_t*>(data_)[i] : static_cast<const int32_t*>(data_)[i];
   }
   explicit operator bool() const { return data_ != nullptr; }
+  // Calls f(pointer to int32_t or int64_t).
+  template <class F>
+  GATV2_INLINE void typed(const F& f) const {
+    wide_ ? f(static_cast<const int64_t*>(data_)) : f(static_cast<const int32_t*>(data_));
+  }
   // out[k] = base + this[clamp(begin + k)] * stride, k < n; up to a multiple of kWordLanes are
   // written.
   template <class T>
@@ -83,6 +88,19 @@ class Rows {
 
   // By destination: the id of the edge at a position.
   int64_t id(int64_t position) const { return edge_ ? edge_[position] : position; }
+  // Calls f(position, id, the id kAhead positions on) for positions [begin, end).
+  template <class F>
+  GATV2_INLINE void each_id(int64_t begin, int64_t end, const F& f) const {
+    if (!edge_) {
+      for (int64_t p = begin; p < end; ++p) f(p, p, p);
+      return;
+    }
+    edge_.typed([&](const auto* ids) GATV2_LAMBDA_INLINE {
+      const int64_t last = end - 1;
+      for (int64_t p = begin; p < end; ++p)
+        f(p, (int64_t)ids[p], (int64_t)ids[min_of(p + kAhead, last)]);
+    });
+  }
   // By source: where the edges stand by destination.
   const Index& positions() const { return edge_; }
   Piece piece(int64_t k) const { return {pieces_[3 * k], pieces_[3 * k + 1], pieces_[3 * k + 2]}; }
@@ -108,6 +126,7 @@ class Rows {
   bool is_cut(int64_t k, int64_t row) const { return k < end_cut && cuts_[3 * k] == row; }
 
  private:
+  static constexpr int64_t kAhead = 32;
   Index edge_, pieces_, cuts_;
 };
 

@@ -29,8 +29,9 @@ class Forward {
     const Items items(rows_, 256);
     const Workers<T> workers(c_, min_of(threads, items.count()));
     const Buffer partial(sizeof(A) * rows_.end_piece() * partial_size());
-    const Scratch copies(c_.plan.interleaved ? sizeof(T) * c_.args.num_src * c_.plan.gathered : 0);
-    if (!workers.ok() || !partial || (c_.plan.interleaved && !copies.get<T>())) return kOutOfMemory;
+    const Scratch copies(Scratch::kCopies,
+                         c_.plan.interleaved ? sizeof(T) * c_.args.num_src * c_.plan.gathered : 0);
+    if (!workers.ok() || !partial || !copies.ok()) return kOutOfMemory;
     prefer_huge_pages(out_, sizeof(A) * c_.args.num_dst * c_.plan.row);
     if (c_.plan.interleaved) interleave(copies.get<T>(), threads);
     if (alpha_ && c_.args.num_ids != rows_.num_edges)

@@ -17,24 +17,22 @@ class ScoreBias {
 
  public:
   explicit ScoreBias(const Arguments& a)
-      : biases_(static_cast<const A*>(a.attn_bias)),
-        gradients_(static_cast<A*>(a.d_attn_bias)),
+      : biases_(a.bias_rows ? static_cast<const A*>(a.attn_bias) : nullptr),
+        gradients_(a.bias_rows ? static_cast<A*>(a.d_attn_bias) : nullptr),
         rows_(a.bias_rows),
         row_(a.bias_heads),
         threads_(a.threads),
         edges_(a.by_dst, a.wide_index, a.num_dst),
-        ordered_(bytes_by_position(biases_)),
-        ordered_gradients_(bytes_by_position(gradients_)) {
+        ordered_(Scratch::kBiases, bytes_by_position(biases_)),
+        ordered_gradients_(Scratch::kBiasGradients, bytes_by_position(gradients_)) {
     if (!ok() || !biases_ || row_ != 1) return;
     A* const to = ordered_.template get<A>();
-    each_range([&](int64_t begin, int64_t end) {
-      for (int64_t p = begin; p < end; ++p) {
-        const int64_t id = edges_.id(p);
-        to[p] = id < rows_ ? biases_[id] : (A)0;
-      }
+    each_id([&](int64_t p, int64_t id, int64_t) GATV2_LAMBDA_INLINE {
+      const A bias = biases_[min_of(id, rows_ - 1)];
+      to[p] = id < rows_ ? bias : (A)0;
     });
   }
-  bool ok() const { return ordered_ && ordered_gradients_; }
+  bool ok() const { return ordered_.ok() && ordered_gradients_.ok(); }
   explicit operator bool() const { return biases_ != nullptr; }
   bool gradient() const { return gradients_ != nullptr; }
   // Whether edges are known by their ids here.
@@ -96,11 +94,9 @@ class ScoreBias {
   void finish() const {
     if (!gradients_ || row_ != 1) return;
     const A* const from = ordered_gradients_.template get<A>();
-    each_range([&](int64_t begin, int64_t end) {
-      for (int64_t p = begin; p < end; ++p) {
-        const int64_t id = edges_.id(p);
-        if (id < rows_) gradients_[id] = from[p];
-      }
+    each_id([&](int64_t p, int64_t id, int64_t later) GATV2_LAMBDA_INLINE {
+      __builtin_prefetch(gradients_ + min_of(later, rows_ - 1), 1);
+      if (id < rows_) gradients_[id] = from[p];
     });
   }
   // What an id without an edge leaves.
@@ -135,11 +131,11 @@ class ScoreBias {
   size_t bytes_by_position(const void* there) const {
     return there && row_ == 1 ? sizeof(A) * (edges_.num_edges + W) : 0;
   }
-  template <class Body>
-  void each_range(const Body& body) const {
+  template <class F>
+  void each_id(const F& f) const {
     const int64_t count = edges_.num_edges, block = 8192;
     parallel_for((count + block - 1) / block, threads_, [&](int64_t item, int64_t) {
-      body(item * block, min_of(count, (item + 1) * block));
+      edges_.each_id(item * block, min_of(count, (item + 1) * block), f);
     });
   }
   // Lanes of HS: those of an edge, or W where it has more. Lanes past its heads hold anything.
@@ -174,7 +170,7 @@ class ScoreBias {
   A* const gradients_;
   const int64_t rows_, row_, threads_;
   const Rows edges_;  // by destination
-  const Buffer ordered_, ordered_gradients_;
+  const Scratch ordered_, ordered_gradients_;
 };
 
 GATV2_END
