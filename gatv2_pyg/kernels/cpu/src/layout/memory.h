@@ -54,7 +54,7 @@ inline void prefer_huge_pages(void* memory, size_t bytes) {
 class Scratch {
  public:
   static constexpr size_t kMost = (size_t)16 << 20;
-  enum Use { kCopies, kBiases, kBiasGradients, kUses };
+  enum Use { kCopies, kRecords, kMasks, kWideSums, kBiases, kBiasGradients, kUses };
 
   Scratch(Use use, size_t bytes) : kept_(&kept_blocks_[use]), ok_(bytes == 0) {
     if (ok_) return;

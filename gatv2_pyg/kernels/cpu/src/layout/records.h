@@ -20,14 +20,14 @@ class Records {
       : stride_(scores.stride),
         blocks_(scores.blocks),
         mask_row_(mask_row(plan)),
-        buffer_(sizeof(A) * most * size()),
-        masks_(most * mask_row_),
+        buffer_(Scratch::kRecords, sizeof(A) * most * size()),
+        masks_(Scratch::kMasks, most * mask_row_),
         past_caches_(size() * sizeof(A) % kVectorBytes == 0 &&
                      most * size() * (int64_t)sizeof(A) >= kPastCaches) {
     prefer_huge_pages(buffer_.template get<A>(), sizeof(A) * most * size());
     prefer_huge_pages(masks_.template get<A>(), most * mask_row_);
   }
-  bool ok() const { return buffer_ && masks_; }
+  bool ok() const { return buffer_.ok() && masks_.ok(); }
   // Bytes of the bits of an edge.
   static int64_t mask_row(const Plan<A>& plan) { return plan.padded_row / W * kMaskBytes<A>; }
   int64_t mask_row() const { return mask_row_; }
@@ -105,7 +105,7 @@ class Records {
 
   const int stride_, blocks_;
   const int64_t mask_row_;
-  const Buffer buffer_, masks_;
+  const Scratch buffer_, masks_;
   const bool past_caches_;
   int64_t first_ = 0;
 };

@@ -21,10 +21,10 @@ class BySource {
         d_x_src_(static_cast<T*>(c.args.d_x_src)),
         apart_(c.args.src_blocks > 1 && sizeof(T) != sizeof(A)),
         partial_(sizeof(A) * rows.end_piece() * c.plan.padded_row),
-        wide_(apart_ ? sizeof(A) * c.args.num_src * c.plan.row : 0) {
+        wide_(Scratch::kWideSums, apart_ ? sizeof(A) * c.args.num_src * c.plan.row : 0) {
     prefer_huge_pages(d_x_src_, sizeof(T) * c_.args.num_src * c_.plan.row);
   }
-  bool ok() const { return partial_ && wide_; }
+  bool ok() const { return partial_ && wide_.ok(); }
 
   // The edges from all sources to a range of destinations. From range to range the sums of a source
   // are kept in its row of d x_src, or where that is too narrow for them in a row of their own.
@@ -165,7 +165,7 @@ class BySource {
   T* const d_x_src_;
   const bool apart_;
   const Buffer partial_;  // of each piece: a padded row
-  const Buffer wide_;
+  const Scratch wide_;
 };
 
 GATV2_END
