@@ -19,6 +19,7 @@ from torch_geometric.utils.sparse import set_sparse_value
 from gatv2_pyg import inputs
 from gatv2_pyg.backends import Backend, check_backend_name
 from gatv2_pyg.functional import attend
+from gatv2_pyg.graph import Graph
 from gatv2_pyg.graph.adjacency import Neighbours, as_int64, count_edges, is_matrix
 from gatv2_pyg.kernels.contract import Inputs
 from gatv2_pyg.maps import linear_maps
@@ -196,7 +197,7 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
             out, attention = self._pass_messages(neighbours, x_l, x_r, attn_bias)
         else:
             att, dtype = self.att, x_l.dtype
-            edge_attr, edge_weight = self._edge_features(neighbours, dtype)
+            edge_attr, edge_weight = self._edge_features(neighbours, graph, dtype)
             out, alpha = attend(
                 backend,
                 Inputs(
@@ -307,10 +308,10 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
             )
 
     def _edge_features(
-        self, neighbours: Neighbours, dtype: torch.dtype
+        self, neighbours: Neighbours, graph: Graph, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Edge features by id, and the weight of the map they go through."""
-        edge_attr = neighbours.features()
+        edge_attr = neighbours.features(graph)
         if edge_attr is None:
             return None, None
         edge_attr = edge_attr.unsqueeze(1) if edge_attr.dim() == 1 else edge_attr

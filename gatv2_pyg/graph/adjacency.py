@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.typing import Adj, SparseTensor, torch_sparse
@@ -145,20 +146,31 @@ class Neighbours(NamedTuple):
             return adj, alpha
         return adj, alpha[ids] if alpha.dim() == 2 else alpha[..., ids, :]
 
-    def features(self) -> Tensor | None:
-        """Features by edge id: those passed, and below them those of the added self-loops."""
+    def features(self, graph: Graph | None = None) -> Tensor | None:
+        """Features by edge id: those passed, and below them those of the added self-loops.
+
+        Args:
+            graph: what :meth:`graph` returned, if it was called.
+        """
         if self.edge_attr is None:
             if is_matrix(self.edge_index) and has_features(self.edge_index):
                 return _features_of(self.with_self_loops()[0])
             return None
         if not self.self_loops:
             return self.edge_attr
-        return torch.cat([self.edge_attr, self._loop_features(self.edge_attr)])
+        return torch.cat([self.edge_attr, self._loop_features(self.edge_attr, graph)])
 
-    def _loop_features(self, edge_attr: Tensor) -> Tensor:
+    def _loop_features(self, edge_attr: Tensor, graph: Graph | None) -> Tensor:
         """A reduction runs over the edges that point to the node, without its old self-loops."""
         size = (self.num_nodes, *edge_attr.shape[1:])
         if isinstance(self.fill_value, str):
+            mode = _BAG_MODES.get(self.fill_value)
+            # PyG reduces over the second row of edge_index, whatever the flow.
+            same_rows = self.flow == "source_to_target"
+            if graph is not None and same_rows and mode is not None and _fits_bags(edge_attr):
+                ids, offsets = graph.bags()
+                bags = F.embedding_bag(ids, edge_attr, offsets, mode=mode, include_last_offset=True)
+                return bags[: self.num_nodes]
             row, col = _plain(self.edge_index)
             group = torch.where((row == col) | (col >= self.num_nodes), self.num_nodes, col).long()
             return reduce_rows(edge_attr, group, self.num_nodes + 1, self.fill_value)[:-1]
@@ -166,6 +178,21 @@ class Neighbours(NamedTuple):
             loops = self.fill_value.to(edge_attr.device, edge_attr.dtype)
             return (loops if loops.dim() == edge_attr.dim() else loops.unsqueeze(0)).expand(size)
         return edge_attr.new_full(size, 1.0 if self.fill_value is None else self.fill_value)
+
+
+_BAG_MODES = {"mean": "mean", "add": "sum", "sum": "sum"}
+
+
+def _fits_bags(edge_attr: Tensor) -> bool:
+    """Whether sums over the rows of a graph can be taken for those that PyG scatters."""
+    return (
+        edge_attr.is_cpu
+        and edge_attr.dim() == 2
+        and edge_attr.dtype in (torch.float32, torch.float64)
+        and not edge_attr.requires_grad  # torch has no second derivatives of them
+        and not torch._C._are_functorch_transforms_active()
+        and not values_unknown(edge_attr)
+    )
 
 
 def reduce_rows(rows: Tensor, group: Tensor, num_groups: int, reduce: str) -> Tensor:

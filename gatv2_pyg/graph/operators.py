@@ -203,8 +203,9 @@ def trimmed_sources(ptr: Tensor, idx: Tensor, num_src: int, num_ids: int) -> Row
         rows = trim(Rows(*parts), Facts(*found.tolist()))
     else:
         blocks = _source_blocks(ptr, num_src, num_ids)
-        *by_src, max_degree = compiled.transpose(ptr, idx, num_src, blocks)
-        rows = Rows(*by_src, *_trimmed_tables(compiled, by_src[0], idx.numel(), max_degree))
+        by_ptr, by_idx, edge, max_degree = compiled.transpose(ptr, idx, num_src, blocks)
+        tables = _trimmed_tables(compiled, by_ptr, idx.numel(), max_degree)
+        rows = Rows(by_ptr, by_idx, edge, *tables)
     return rows
 
 

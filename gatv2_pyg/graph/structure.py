@@ -37,6 +37,9 @@ class Graph:
     _num_sized: int
     """Edges that the ranges of destinations are sized by."""
     _complete: bool | None
+    _num_loops: int = 0
+    """Self-loops that were added; they have the last ids."""
+    _bags: tuple[Tensor, Tensor] | None = None
 
     def __init__(self) -> None:
         raise TypeError("Expected a graph to be made by Graph.from_edge_index or Graph.from_csc")
@@ -104,7 +107,9 @@ class Graph:
                 grouping.check_range("source", row if sources_first else col, num_src)
                 grouping.check_range("destination", col if sources_first else row, num_dst)
             by_dst, num_edges = operators.trimmed_edges(*arguments)
-        return cls._of(by_dst, num_src, num_dst, num_ids, complete=num_edges == num_ids)
+        graph = cls._of(by_dst, num_src, num_dst, num_ids, complete=num_edges == num_ids)
+        graph._num_loops = num_ids - edge_index.size(1)
+        return graph
 
     @classmethod
     def from_csc(cls, ptr: Tensor, idx: Tensor, num_src: int, eid: Tensor | None = None) -> Graph:
@@ -250,6 +255,26 @@ class Graph:
             return Rows(*rows)
         with reading_values():
             return operators.trimmed_sources(ptr, idx, self.num_src, self._num_sized)
+
+    def bags(self) -> tuple[Tensor, Tensor]:
+        """The ids of the edges by destination without the added self-loops, and where rows begin.
+
+        Returns:
+            ``[E]`` and ``[num_dst + 1]`` integers, as :func:`torch.nn.functional.embedding_bag`
+            takes them.
+        """
+        if self._bags is None:
+            with reading_values():
+                ptr, edge = self._by_dst.ptr, self._by_dst.edge
+                if edge.numel() == 0:
+                    edge = torch.arange(
+                        self._by_dst.idx.numel(), dtype=ptr.dtype, device=ptr.device
+                    )
+                # Each is the last of its row.
+                loops = torch.arange(self.num_dst + 1, dtype=ptr.dtype, device=ptr.device)
+                offsets = ptr - loops.clamp_(max=self._num_loops)
+                self._bags = edge[edge < self.num_ids - self._num_loops], offsets
+        return self._bags
 
     def edges(self, with_sources: bool) -> Edges:
         """The grouped edges as the kernels take them, by source too if ``with_sources``."""
