@@ -61,7 +61,7 @@ COMMANDS: dict[str, Entry] = {
         "one self-contained HTML page (and Markdown) of all results found",
     ),
     "readme": Entry(
-        "harness.reporting.readme", "fill the marked sections of README.md from the result files"
+        "harness.reporting.readme", "fill the marked sections of README and docs from the results"
     ),
 }
 

@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the command line after the program's name; ``sys.argv[1:]`` if None.
 
     Returns:
-        0, or 2 if there is no such script.
+        0; 1 if there is no such module, 2 if there is no such script, as Python does.
     """
     given = sys.argv[1:] if arguments is None else arguments
     chosen, rest = _parse(given)
@@ -52,10 +52,17 @@ def main(arguments: list[str] | None = None) -> int:
     log = CallLog()
     process = os.getpid()
     # After what the script prints at its own end, a traceback included.
-    atexit.register(lambda: _report(log) if os.getpid() == process else None)
+    report = atexit.register(lambda: _report(log) if os.getpid() == process else None)
     observe_calls(log)
     patch()
-    start()
+    try:
+        start()
+    except ImportError as error:
+        if not _raised_by_runpy(error):
+            raise
+        atexit.unregister(report)
+        print(f"python -m gatv2_pyg: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -77,6 +84,14 @@ def _parse(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
     if chosen.module is None and chosen.script is None:
         parser.error("expected a script, or -m and a module")
     return chosen, given[own:]
+
+
+def _raised_by_runpy(error: ImportError) -> bool:
+    """Whether what was to be run wasn't found; an import that fails within it ends elsewhere."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__") == "runpy"
 
 
 def _put_first_on_path(folder: str | None) -> None:

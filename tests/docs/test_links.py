@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import gatv2_pyg
 import gatv2_pyg.ops.reference
 from tests.docs.pages import PAGES, PROJECT, anchors_of, blocks_of, links_of, name_of
 
@@ -50,6 +51,13 @@ def test_every_page_is_in_the_site_and_in_the_readme() -> None:
     pages = {page.name for page in (PROJECT / "docs").glob("*.md")}
     assert in_site == pages
     assert pages <= in_readme
+
+
+def test_every_public_name_is_in_the_api() -> None:
+    shown = re.findall(
+        r"^::: gatv2_pyg\.\S*?(\w+)$", (PROJECT / "docs" / "api.md").read_text(), re.M
+    )
+    assert set(gatv2_pyg.__all__) <= set(shown)
 
 
 def test_the_formulas_are_those_of_the_reference() -> None:

@@ -24,6 +24,7 @@ from torch_geometric.nn import to_hetero
 from torch_geometric.utils import trim_to_layer
 
 import gatv2_pyg
+from benchmarks.datasets.sampling import NeighbourSampler
 
 SAMPLER = importlib.util.find_spec("torch_sparse") or importlib.util.find_spec("pyg_lib")
 needs_sampler = pytest.mark.skipif(
@@ -31,10 +32,6 @@ needs_sampler = pytest.mark.skipif(
 )
 needs_torch_sparse = pytest.mark.skipif(
     not importlib.util.find_spec("torch_sparse"), reason="HGTLoader needs torch_sparse"
-)
-needs_metis = pytest.mark.skipif(
-    not importlib.util.find_spec("torch_sparse") and not torch_geometric.typing.WITH_METIS,
-    reason="ClusterData needs torch_sparse or pyg-lib, built with METIS",
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -144,16 +141,46 @@ def test_random_nodes():
     assert_same_losses(lambda: RandomNodeLoader(data, num_parts=4, shuffle=True), all_nodes)
 
 
-@needs_metis
+class Clusters(ClusterData):
+    """By turns, which needs no METIS: which node goes where doesn't matter here."""
+
+    def _metis(self, edge_index, num_nodes):
+        return torch.arange(num_nodes) % self.num_parts
+
+
 def test_clusters():
-    clusters = ClusterData(big_graph(), num_parts=8, log=False)
+    clusters = Clusters(big_graph(), num_parts=8, log=False)
     assert_same_losses(lambda: ClusterLoader(clusters, batch_size=2, shuffle=True), all_nodes)
+
+
+def test_trimmed_neighbours():
+    """Without what no later layer needs; torch_sparse counts no hops, so they are sampled here."""
+    data = big_graph()
+    batches = []
+    for seeds in data.train_mask.nonzero().flatten().split(64):
+        part = NeighbourSampler(data.edge_index, 400, (5, 3), seed=len(batches)).sample(seeds)
+        batch = data.subgraph(part.nodes)
+        batch.edge_index, batch.batch_size = part.edge_index, seeds.numel()
+        batch.edge_attr = torch.randn(part.edge_index.size(1), 3)
+        batch.num_sampled_nodes, batch.num_sampled_edges = part.nodes_per_hop, part.edges_per_hop
+        batches.append(batch)
+
+    def trimmed(model, batch):
+        out = model(batch, trim=True)
+        assert out.size(0) == sum(batch.num_sampled_nodes[:2]) < batch.num_nodes
+        return F.cross_entropy(out[: batch.batch_size], batch.y[: batch.batch_size])
+
+    assert_same_losses(lambda: batches, trimmed)
+    whole = losses(gatv2_pyg.GATv2Conv, lambda: batches, seed_nodes)
+    assert losses(gatv2_pyg.GATv2Conv, lambda: batches, trimmed) == pytest.approx(whole, rel=1e-9)
 
 
 @needs_sampler
 @pytest.mark.parametrize("trim", [False, True])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_sampled_neighbours(trim, workers):
+    if trim and not torch_geometric.typing.WITH_PYG_LIB:
+        pytest.skip("trim_to_layer needs pyg-lib's counts of each hop")
     data = big_graph()
 
     def make():

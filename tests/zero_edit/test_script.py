@@ -234,6 +234,21 @@ def test_a_script_that_is_not_there(capsys):
     assert "can't open file 'absent.py'" in capsys.readouterr().err
 
 
+def test_a_module_that_is_not_there(tmp_path):
+    result = python("-m", "gatv2_pyg", "-m", "absent", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == "python -m gatv2_pyg: No module named absent\n"
+
+
+@pytest.mark.parametrize("line", ["import absent", "raise ImportError('No module named absent')"])
+def test_an_import_that_fails_in_a_module_is_its_own(tmp_path, line):
+    (tmp_path / "imports.py").write_text(f"{line}\n")
+    result = python("-m", "gatv2_pyg", "-m", "imports", cwd=tmp_path)
+    assert result.returncode == 1
+    assert f'File "{tmp_path}/imports.py", line 1, in <module>' in result.stderr
+    assert len(report_of(result)) == 1
+
+
 def test_help_names_the_other_command(capsys):
     with pytest.raises(SystemExit) as end:
         main(["--help"])
