@@ -7,6 +7,7 @@ import sys
 
 from benchmarks.cli import main
 from benchmarks.cost import gpu
+from benchmarks.harness.environment import PROJECT
 
 
 def test_a_gpu_stage_that_fails_or_hangs_loses_nothing_else(tmp_path, monkeypatch):
@@ -31,3 +32,8 @@ def test_a_gpu_stage_that_fails_or_hangs_loses_nothing_else(tmp_path, monkeypatc
     assert result["data"]["speed"]["result"]["headline"] == "fast"
     assert "one failed" in result["data"]["tests"]["output"]
     assert result["headline"] == "1 of 4 stages passed."
+
+
+def test_the_stage_of_tests_runs_tests_that_are_there():
+    for test in gpu.TESTS:
+        assert (PROJECT / test).is_file(), test

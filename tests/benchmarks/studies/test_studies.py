@@ -1,30 +1,18 @@
-"""The accuracy studies at a tiny size: what they compute, write and label."""
+"""The accuracy studies at a tiny size: what they compute and write."""
 
 from __future__ import annotations
 
-import copy
 import json
-import re
 import statistics
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch_geometric.nn import GATConv
 
-from benchmarks import cora
 from benchmarks.cli import main
-from benchmarks.datasets import data, standin
+from benchmarks.datasets import standin
 from benchmarks.datasets.data import Dataset
-from benchmarks.harness import quantities
-from benchmarks.harness.measuring import fresh
-from benchmarks.layers import contestants, networks
-from benchmarks.layers.attention_alone import attention_alone
-from benchmarks.layers.dense import DenseGATv2Conv, dense_bias
-from benchmarks.layers.fused_gat import FusedGATConv
-from benchmarks.layers.networks import TwoLayerGAT
 from benchmarks.studies import (
     citation,
     dictionary_lookup,
@@ -34,92 +22,6 @@ from benchmarks.studies import (
     training,
 )
 from tests.benchmarks.small import small_dataset
-
-
-@pytest.fixture
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No data set on disk, and no network."""
-    own = tmp_path / "own"
-    own.mkdir()
-    monkeypatch.setattr(data, "own_folder", lambda: own)
-    monkeypatch.setattr(data, "_reachable", lambda url: "no network")
-    monkeypatch.setattr(standin, "citation_graph", lambda: small_dataset("Cora").data)
-    monkeypatch.delenv("GATV2_PYG_DATA", raising=False)
-    return own
-
-
-def awkward_graph() -> Tensor:
-    """Duplicate edges, a self-loop, an isolated node (5), a node without incoming edges (4)."""
-    return torch.tensor([[0, 1, 1, 2, 2, 3, 4, 4], [1, 0, 0, 1, 2, 0, 3, 2]])
-
-
-@pytest.mark.parametrize("concat", [True, False])
-@pytest.mark.parametrize("share_weights", [True, False])
-@pytest.mark.parametrize("add_self_loops", [True, False])
-def test_dense_attention_is_the_sparse_layer(
-    concat: bool, share_weights: bool, add_self_loops: bool
-) -> None:
-    from gatv2_pyg import GATv2Conv
-
-    torch.manual_seed(0)
-    options = {"heads": 3, "concat": concat, "share_weights": share_weights}
-    sparse = GATv2Conv(5, 4, add_self_loops=add_self_loops, **options).double()
-    dense = DenseGATv2Conv(5, 4, **options).double()
-    dense.load_state_dict(sparse.state_dict())
-    x = torch.randn(6, 5, dtype=torch.float64)
-    edge_index = awkward_graph()
-    bias = dense_bias(edge_index, 6, add_self_loops=add_self_loops, dtype=x.dtype)
-    expected, out = sparse(x, edge_index), dense(x, bias)
-    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
-    weight = torch.randn_like(out)
-    (expected * weight).sum().backward()
-    (out * weight).sum().backward()
-    for name, parameter in dense.named_parameters():
-        reference = sparse.get_parameter(name).grad
-        torch.testing.assert_close(parameter.grad, reference, rtol=0, atol=1e-11)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"concat": False, "residual": True},
-        {"add_self_loops": False, "bias": False, "negative_slope": 0.4},
-        {"residual": True, "flow": "target_to_source"},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_fused_gat_is_the_gat_of_pyg(options: dict[str, Any], backend: str) -> None:
-    torch.manual_seed(0)
-    theirs = GATConv(7, 5, heads=3, **options).double()
-    ours = FusedGATConv(7, 5, heads=3, backend=backend, **options).double()
-    ours.load_state_dict(theirs.state_dict())
-    edge_index = torch.randint(20, (2, 90))
-    results = []
-    for layer in (theirs, ours):
-        x = torch.randn(20, 7, dtype=torch.double, generator=torch.Generator().manual_seed(1))
-        inputs = [x.requires_grad_(), *layer.parameters()]
-        out = layer(x, edge_index)
-        weight = torch.linspace(-1, 2, out.numel(), dtype=torch.double).view_as(out)
-        results.append([out, *torch.autograd.grad((out * weight).sum(), inputs)])
-    for value, want in zip(results[1], results[0], strict=True):
-        torch.testing.assert_close(value, want, rtol=1e-10, atol=1e-10)
-
-
-def test_fused_gat_takes_a_bipartite_graph() -> None:
-    torch.manual_seed(0)
-    theirs = GATConv(7, 5, heads=3, add_self_loops=False).double()
-    ours = FusedGATConv(7, 5, heads=3, add_self_loops=False).double()
-    ours.load_state_dict(theirs.state_dict())
-    x = (torch.randn(12, 7).double(), torch.randn(20, 7).double())
-    edge_index = torch.stack([torch.randint(12, (90,)), torch.randint(20, (90,))])
-    found, wanted = (
-        [out := layer(x, edge_index), *torch.autograd.grad(out.square().sum(), layer.parameters())]
-        for layer in (ours, theirs)
-    )
-    for value, want in zip(found, wanted, strict=True):
-        torch.testing.assert_close(value, want, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("variant", citation.VARIANTS, ids=lambda variant: variant.key)
@@ -137,24 +39,6 @@ def test_sparse_features_train_as_dense_ones(variant: node_classification.Varian
         found.append([out, *torch.autograd.grad((out * weight).mean(), model.parameters())])
     for value, want in zip(*found, strict=True):
         torch.testing.assert_close(value, want, rtol=1e-4, atol=1e-6)
-
-
-def test_dropout_of_sparse_features() -> None:
-    x = torch.rand(300, 40) * (torch.rand(300, 40) < 0.3)
-    sparse = x.to_sparse_csr()
-    out = networks.drop(sparse, 0.75, True).to_dense()
-    kept = out != 0
-    torch.testing.assert_close(out[kept], 4 * x[kept])
-    assert 0.2 < kept.sum() / (x != 0).sum() < 0.3
-    assert torch.equal(networks.drop(sparse, 0.75, False).to_dense(), x)
-
-
-def test_fused_gat_drops_attention_in_training_only() -> None:
-    layer = FusedGATConv(7, 5, heads=3, dropout=0.5)
-    x, edge_index = torch.randn(20, 7), torch.randint(20, (2, 90))
-    assert not torch.equal(layer(x, edge_index), layer(x, edge_index))
-    layer.eval()
-    assert torch.equal(layer(x, edge_index), layer(x, edge_index))
 
 
 def test_roc_auc_counts_ordered_pairs() -> None:
@@ -224,183 +108,6 @@ def test_fit_evaluates_every_so_often_and_stops() -> None:
         on_epoch=lambda epoch, scores: epochs.append(epoch),
     )
     assert epochs == [4, 8, 12]
-
-
-def test_stand_in_has_the_size_of_cora() -> None:
-    graph = standin.citation_graph()
-    assert (graph.num_nodes, graph.num_edges, graph.num_features) == (2708, 10556, 1433)
-    assert graph.is_undirected()
-    assert not graph.has_self_loops()
-    assert int(graph.y.max()) == 6
-    masks = [graph.train_mask, graph.val_mask, graph.test_mask]
-    assert [int(mask.sum()) for mask in masks] == [140, 500, 1000]
-    assert not (masks[0] & masks[1] | masks[1] & masks[2] | masks[0] & masks[2]).any()
-    assert torch.equal(graph.y[graph.train_mask].bincount(), torch.full((7,), 20))
-    same = graph.y[graph.edge_index[0]] == graph.y[graph.edge_index[1]]
-    assert 0.75 < float(same.float().mean()) < 0.9
-    assert torch.equal(graph.x, standin.citation_graph().x)
-
-
-def test_main_benchmark_without_data_is_labelled_everywhere(
-    nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    arguments: list[dict[str, Any]] = []
-
-    def measure(target: str, given: dict[str, Any]) -> fresh.Measured:
-        arguments.append(given)
-        return fresh.Measured(peak_bytes=2**20 * (len(arguments) + 1), base_bytes=0)
-
-    monkeypatch.setattr(fresh, "measure", measure)
-    argv = ["cora", "--no-dense", "--seeds", "2", "--epochs", "2", "--rounds", "2"]
-    assert main([*argv, "--out", str(tmp_path)]) == 0
-    shown = capsys.readouterr().out
-    assert "no network" in shown
-    assert [given["contestant"] for given in arguments] == ["ours", "pyg-gatv2", "gat"]
-
-    result = json.loads((tmp_path / "cora.json").read_text())
-    assert "generated stand-in" in result["stand_in"]
-    assert "generated stand-in" in (tmp_path / "cora.md").read_text()
-    assert (tmp_path / "cora.png").read_bytes().startswith(b"\x89PNG")
-    assert result["data"]["agreement_float64"]["ours"] < 1e-10
-    assert len(result["data"]["training"]["ours"]) == 2
-    assert result["data"]["peak_bytes"] == {
-        "ours": 2 * 2**20,
-        "pyg-gatv2": 3 * 2**20,
-        "gat": 4 * 2**20,
-    }
-    table = result["tables"][0]
-    assert table["columns"] == [
-        "layer",
-        "test accuracy (%)",
-        "epoch, sparse features",
-        "epoch, dense features",
-        "attention alone",
-        "peak memory of a step",
-    ]
-    assert [row[-1] for row in table["rows"]] == ["2.00 MiB", "3.00 MiB (1.5×)", "4.00 MiB (2.0×)"]
-    for what, place in (("sparse", 2), ("dense", 3), ("attention", 4)):
-        seconds = result["data"]["seconds"][what]
-        assert [len(times) for times in seconds.values()] == [2, 2, 2]
-        ours, peer = (statistics.median(seconds[key]) for key in ("ours", "gat"))
-        assert table["rows"][2][place].endswith(f" ({quantities.ratio(peer / ours)})")
-        assert table["rows"][0][place] == quantities.duration(ours)
-
-
-def test_dense_attention_is_trained_once_where_it_is_asked_for(
-    nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fresh, "measure", lambda *arguments: fresh.Measured(peak_bytes=2**20))
-    monkeypatch.setattr(cora, "memory_available", lambda: None)
-    # The bias of parallel edges is a logarithm in float32.
-    monkeypatch.setattr(cora, "TOLERANCE", 1e-8)
-    argv = ["cora", "--seeds", "2", "--epochs", "1", "--rounds", "1", "--dense-epochs", "1"]
-    assert main([*argv, "--out", str(tmp_path)]) == 0
-    result = json.loads((tmp_path / "cora.json").read_text())
-    assert {key: len(units) for key, units in result["data"]["training"].items()} == {
-        "ours": 2,
-        "pyg-gatv2": 2,
-        "gat": 2,
-        "dense": 1,
-    }
-    rows = result["tables"][0]["rows"]
-    assert rows[3][1].endswith(" (1 seed)")
-    assert not any("not trained" in cell for row in rows for cell in row)
-    assert all(cell.endswith("×)") for cell in rows[3][2:5])
-
-
-@pytest.mark.parametrize("contestant", cora.ALL, ids=lambda contestant: contestant.key)
-def test_attention_alone_is_the_layer_on_what_its_maps_give(contestant: Any) -> None:
-    dataset = small_dataset("Cora")
-    task = cora.make_task(contestant, dataset, "cpu")
-    torch.manual_seed(0)
-    model = cora.make_model(contestant, dataset, "auto").eval()
-    layers = [model.conv1, model.conv2]
-    whole = copy.deepcopy(layers)
-    grads = attention_alone(layers, 40, task.edges)()
-    maps = [name for name in ("lin_l", "lin_r", "lin") if getattr(whole[0], name, None) is not None]
-    parameters = [len(list(layer.parameters())) for layer in layers]
-    assert len(grads) == 2 * len(maps) + sum(parameters)
-    # A map that gives the same: its bias gets the sum over the nodes of its output's gradient.
-    for number, layer in enumerate(whole):
-        for name in maps:
-            given = getattr(layers[number], name).out.detach()
-            linear = torch.nn.Linear(40, given.size(1))
-            linear.weight.data, linear.bias.data = given.t().clone(), torch.zeros(given.size(1))
-            setattr(layer, name, linear)
-        out = layer(torch.eye(40), task.edges)
-        torch.testing.assert_close(out, layers[number](torch.zeros(40, 1), task.edges))
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["cora", "--no-dense", "--seeds", "1", "--epochs", "1", "--rounds", "1"],
-        ["citation", "--quick", "--seeds", "1", "--epochs", "1"],
-        ["noise", "--datasets", "Cora", "--seeds", "1", "--epochs", "1", "--noise", "0,0.5"],
-        ["attention", "--k", "3", "--seeds", "1", "--epochs", "1", "--lookup-epochs", "1"],
-        ["speed", "--cases", "cora", "--budget", "0.01", "--device", "cpu", "--no-compile"],
-    ],
-    ids=lambda argv: argv[0],
-)
-def test_generated_data_are_named_once_in_every_table_and_picture(
-    argv: list[str], nowhere: Path, tmp_path: Path, same_process: Any
-) -> None:
-    assert main([*argv, "--out", str(tmp_path)]) == 0
-    (path,) = tmp_path.glob("*.json")
-    result = json.loads(path.read_text())
-    assert len(result["tables"]) >= 1
-    for shown in (*result["tables"], *result["pictures"]):
-        text = json.dumps({key: value for key, value in shown.items() if key != "alt"})
-        assert text.count("stand-in") == 1, text
-        assert "generated stand-in for Cora" in shown.get("title", shown.get("caption", ""))
-    assert main(["report", "--out", str(tmp_path)]) == 0
-    page = (tmp_path / "report.html").read_text()
-    for table in re.findall(r"<table>.*?</table>", page, flags=re.DOTALL):
-        assert table.count("stand-in") == 1
-
-
-def test_a_layer_that_disagrees_is_not_timed(
-    nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cora, "_disagreement", lambda *arguments: 1e-3)
-    monkeypatch.setattr(fresh, "measure", lambda *arguments: fresh.Measured(failure="memory"))
-    argv = ["cora", "--no-dense", "--seeds", "1", "--epochs", "1", "--rounds", "1"]
-    assert main([*argv, "--out", str(tmp_path)]) == 0
-    result = json.loads((tmp_path / "cora.json").read_text())
-    assert all("ours" not in seconds for seconds in result["data"]["seconds"].values())
-    assert result["tables"][0]["rows"][0][2:5] == ["disagrees, not timed"] * 3
-    assert any("Memory of" in note for note in result["notes"])
-
-
-def test_other_data_sets_are_not_replaced(nowhere: Path, tmp_path: Path, capsys: Any) -> None:
-    out = ["--out", str(tmp_path / "results")]
-    assert main(["heterophily", "--quick", *out]) == 2
-    assert main(["citation", "--datasets", "CiteSeer", *out]) == 2
-    errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 2
-    assert "Minesweeper" in errors[0]
-    assert "CiteSeer" in errors[1]
-
-
-def test_read_only_data_is_linked_and_never_written_to(nowhere: Path, tmp_path: Path) -> None:
-    numpy = pytest.importorskip("numpy")
-    raw = tmp_path / "shared" / "minesweeper" / "raw"
-    raw.mkdir(parents=True)
-    masks = numpy.ones((10, 4), dtype=bool)
-    numpy.savez(
-        raw / "minesweeper.npz",
-        node_features=numpy.ones((4, 7), dtype=numpy.float32),
-        node_labels=numpy.array([0, 1, 0, 1]),
-        edges=numpy.array([[0, 1], [1, 2]]),
-        train_masks=masks,
-        val_masks=masks,
-        test_masks=masks,
-    )
-    dataset = data.load("Minesweeper", tmp_path / "shared")
-    assert (dataset.data.num_nodes, dataset.num_classes) == (4, 2)
-    written = {path.name for path in (tmp_path / "shared").rglob("*")}
-    assert written == {"minesweeper", "raw", "minesweeper.npz"}
-    assert list(nowhere.rglob("processed/data.pt"))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
@@ -548,14 +255,3 @@ def test_only_dynamic_attention_looks_up(tmp_path: Path) -> None:
     for part in ("train", "test"):
         assert scores["ours"][part] >= 0.99
         assert scores["fused-gat"][part] < 0.5
-
-
-def test_contestants_share_their_first_weights() -> None:
-    """Layers of equal shape start from equal weights, so seeds are comparable."""
-    made = []
-    for contestant in (contestants.OURS, contestants.PYG_GATV2):
-        torch.manual_seed(3)
-        made.append(TwoLayerGAT(contestant, 12, 4))
-    first, second = (model.state_dict() for model in made)
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -12,7 +12,7 @@ from torch_geometric import EdgeIndex
 import gatv2_pyg
 from gatv2_pyg import Graph, gatv2_attention
 
-from .harness import agree, wave
+from ..harness import agree, wave
 
 _REFUSALS = (TypeError, ValueError, IndexError, NotImplementedError)
 
@@ -274,7 +274,7 @@ def _used(graph, call) -> bool:
 
 
 def _raw(call: dict[str, Any]) -> str:
-    from .cases.bad_operators import Recorder, mutations
+    from ..cases.arguments.bad_operators import Recorder, mutations
 
     conv = gatv2_pyg.GATv2Conv(
         4, 3, heads=2, edge_dim=call["edge_dim"], add_self_loops=call["loops"], dropout=0.5

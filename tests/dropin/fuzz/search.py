@@ -1,13 +1,7 @@
-"""``python -m tests.dropin.fuzz --examples 100000``: random arguments to the public doors.
-
-Hypothesis draws a description of a call, often a wrong one; a process that may crash carries it
-out and says what came of it: an error of an expected type that names the argument, or a result
-equal to PyG's layer's or to attention written out edge by edge.
-"""
+"""The search for calls that do harm, and the process that carries them out."""
 
 from __future__ import annotations
 
-import argparse
 import base64
 import collections
 import os
@@ -21,10 +15,10 @@ import time
 
 from hypothesis import HealthCheck, Phase, given, settings
 
-from .fuzz_draw import DOORS, calls
-from .fuzz_judge import carry_out
+from .draw import DOORS, calls
+from .judge import carry_out
 
-_ROOT = pathlib.Path(__file__).parents[2]
+_ROOT = pathlib.Path(__file__).parents[3]
 _LIMIT = 30.0
 _START_LIMIT = 300.0
 
@@ -35,7 +29,7 @@ class Executor:
     def __init__(self):
         path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.fuzz", "--execute"],
+            [sys.executable, "-m", __package__, "--execute"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -82,7 +76,7 @@ class Executor:
         return line.decode(errors="replace")
 
 
-def _execute() -> None:
+def execute() -> None:
     """Forks a process that carries out calls from the standard input, again when it crashes."""
     import torch
 
@@ -158,32 +152,3 @@ def search(
         assert good, f"{text}\n{call}"
 
     harmless()
-
-
-def main() -> int:
-    """The long run: says how many calls ended how."""
-    parser = argparse.ArgumentParser(prog="python -m tests.dropin.fuzz", description=__doc__)
-    parser.add_argument("--examples", type=int, default=10_000)
-    parser.add_argument("--doors", nargs="+", choices=DOORS, default=DOORS)
-    parser.add_argument("--all", action="store_true", help="go on after a fault, list them all")
-    parser.add_argument("--execute", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.execute:
-        _execute()
-        return 0
-    executor, counts, start = Executor(), collections.Counter(), time.monotonic()
-    faults = {} if arguments.all else None
-    try:
-        search(executor, arguments.examples, tuple(arguments.doors), counts, faults)
-    finally:
-        executor.close()
-        for name, count in sorted(counts.items()):
-            print(f"{count:8} {name}")
-        print(f"{sum(counts.values()):8} calls in {time.monotonic() - start:.0f} s")
-    for text, call in (faults or {}).items():
-        print(text, call, sep="\n    ")
-    return 1 if faults else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

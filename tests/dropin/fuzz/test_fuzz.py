@@ -2,7 +2,7 @@
 
 import pytest
 
-from .fuzz import Executor, search
+from .search import Executor, search
 
 
 @pytest.fixture(scope="module")

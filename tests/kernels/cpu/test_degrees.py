@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.kernels.cases import Case, build, cast, rows_of, run
-from tests.kernels.test_cpu_kernels import assert_right, assert_same, needs_library
+from tests.kernels.cpu.test_passes import assert_right, assert_same, needs_library
 
 cpu = importlib.import_module("gatv2_pyg.kernels.cpu")
 

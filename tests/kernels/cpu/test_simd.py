@@ -13,7 +13,7 @@ cpu = importlib.import_module("gatv2_pyg.kernels.cpu")
 library = importlib.import_module("gatv2_pyg.kernels.cpu.library")
 
 SOURCES = Path(library.__file__).parent
-NATIVE = Path(__file__).parents[1] / "native"
+NATIVE = Path(__file__).parents[2] / "native"
 ISAS = ("baseline", "avx2", "avx512")
 COMPILERS = [name for name in ("g++", "clang++") if shutil.which(name)]
 

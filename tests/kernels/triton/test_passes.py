@@ -25,7 +25,7 @@ from gatv2_pyg.ops import reference
 from gatv2_pyg.ops.dropout import dropout_scale
 from tests.kernels.cases import Case, Problem, assert_within_budget, build, cast, exact, run
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 REASON = kernels.unavailable()
 runs = pytest.mark.skipif(REASON is not None, reason=str(REASON))

@@ -6,8 +6,8 @@ import torch
 
 from gatv2_pyg import Graph, gatv2_attention
 
-from ..harness import NODES, agree, edges, features, ours, weighted
-from ..probes import harmless, refused
+from ...harness import NODES, agree, edges, features, ours, weighted
+from ...probes import harmless, refused
 
 _FAR = 2**40
 

@@ -6,8 +6,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import gatv2_pyg
 from gatv2_pyg import Graph, gatv2_attention
 
-from ..harness import SIZE, edges, features, ours, weighted
-from ..probes import harmless, not_refused, refused
+from ...harness import SIZE, edges, features, ours, weighted
+from ...probes import harmless, not_refused, refused
 
 
 @ours("bad inputs/gatv2_attention", fused=False)

@@ -9,7 +9,7 @@ from torch.utils import dlpack
 from torch_geometric import EdgeIndex
 from torch_geometric.utils import to_torch_csr_tensor
 
-from ..harness import EDGES, NODES, case, edges, features, step
+from ...harness import EDGES, NODES, case, edges, features, step
 
 
 def _new(count=EDGES):

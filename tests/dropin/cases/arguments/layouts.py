@@ -11,7 +11,7 @@ from torch_geometric.utils import (
 
 from gatv2_pyg import Graph, gatv2_attention
 
-from ..harness import EDGES, NODES, SIZE, agree, attempt, case, edges, features, ours, step
+from ...harness import EDGES, NODES, SIZE, agree, attempt, case, edges, features, ours, step
 
 
 def _simple():

@@ -3,7 +3,7 @@
 import torch
 import torch._dynamo
 
-from ..harness import NODES, SIZE, agree, case, edges, features, gradients, step, weighted
+from ...harness import NODES, SIZE, agree, case, edges, features, gradients, step, weighted
 
 
 def _steps(make, sizes, edge_dim=None, **options):

@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch.export import Dim, export
 
-from ..harness import NODES, SIZE, case, edges, features
+from ...harness import NODES, SIZE, case, edges, features
 
 _SIZES = ((12, 40), (30, 100), (5, 9), (200, 2000))
 

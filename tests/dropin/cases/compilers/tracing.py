@@ -8,7 +8,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..harness import EDGES, NODES, SIZE, case, edges, features, gradients, step, weighted
+from ...harness import EDGES, NODES, SIZE, case, edges, features, gradients, step, weighted
 
 
 def _shape(value):

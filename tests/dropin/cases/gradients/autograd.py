@@ -3,7 +3,7 @@
 import torch
 from torch.utils import checkpoint as ckpt
 
-from ..harness import (
+from ...harness import (
     NODES,
     SIZE,
     agree,

@@ -16,7 +16,7 @@ from torch.func import (
     vmap,
 )
 
-from ..harness import EDGES, NODES, SIZE, agree, case, edges, features, gradients, wave, weighted
+from ...harness import EDGES, NODES, SIZE, agree, case, edges, features, gradients, wave, weighted
 
 
 def _small(make, **options):

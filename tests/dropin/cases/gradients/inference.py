@@ -6,7 +6,7 @@ from torch_geometric.utils import to_torch_coo_tensor, to_torch_csr_tensor
 
 import gatv2_pyg
 
-from ..harness import NODES, SIZE, agree, attempt, case, edges, features, ours, step, weighted
+from ...harness import NODES, SIZE, agree, attempt, case, edges, features, ours, step, weighted
 
 
 def _adjacency(kind):

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ..harness import case, edges, features, gradients, step, wave, weighted
+from ...harness import case, edges, features, gradients, step, wave, weighted
 
 _KINDS = {
     "no bias": {"bias": False},

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.modules import module as nn_module
 
-from ..harness import SIZE, case, edges, features, step
+from ...harness import SIZE, case, edges, features, step
 
 
 def _called(make, register, **options):

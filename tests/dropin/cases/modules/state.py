@@ -11,7 +11,7 @@ from torch.ao.quantization import quantize_dynamic
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..harness import (
+from ...harness import (
     NODES,
     SIZE,
     agree,

@@ -10,7 +10,7 @@ from torch_geometric.data import Data, HeteroData
 from torch_geometric.explain import AttentionExplainer, Explainer, GNNExplainer
 from torch_geometric.nn import summary
 
-from ..harness import NODES, SIZE, case, edges, features, gradients, step, weighted
+from ...harness import NODES, SIZE, case, edges, features, gradients, step, weighted
 
 
 def _model_with(make, model, **options):

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gatv2_pyg
 
-from ..harness import NODES, agree, case, edges, features, gradients, ours, step, weighted
+from ...harness import NODES, agree, case, edges, features, gradients, ours, step, weighted
 
 _FORK = multiprocessing.get_context("fork")
 

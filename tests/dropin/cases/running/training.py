@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import torch
 
-from ..harness import (
+from ...harness import (
     EDGES,
     NODES,
     SIZE,
@@ -19,7 +19,7 @@ from ..harness import (
     step,
     weighted,
 )
-from ..probes import names, outcome
+from ...probes import names, outcome
 
 _LOW = (torch.bfloat16, torch.float16)
 
