@@ -51,10 +51,10 @@ def assert_same(got, want) -> None:
         assert torch.equal(value, want[name]), name
 
 
-def assert_right(problem, got, factor: float = 2.0, scale: float = 1e-20) -> None:
+def assert_right(problem, got, factor: float = 2.0, scale: float = 1e-20, **options) -> None:
     """Within the error budget; in float64, which is the judge, close to the reference."""
     if problem.x_src.dtype != torch.float64:
-        return assert_within_budget(problem, got, factor, scale)
+        return assert_within_budget(problem, got, factor, scale, **options)
     for name, want in exact(problem).items():
         torch.testing.assert_close(got[name], want, rtol=1e-12, atol=1e-12)
 
