@@ -283,12 +283,77 @@ def test_frozen_maps():
     assert ours.lin_r.weight.grad is not None
 
 
-def test_hooks_on_the_maps_are_called():
+def test_gradients_batched_by_vmap():
+    ours, _ = pair_of_layers()
+    weights = [ours.lin_l.weight, ours.lin_r.weight]
+    at = linear_maps(features().to_sparse_csr())
+    out = at(ours.lin_l) * at(ours.lin_r)
+    grads = torch.randn(3, NODES, 15, dtype=torch.float64, generator=torch.manual_seed(0))
+
+    def of(grad: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(out, weights, grad, retain_graph=True)
+
+    each = [torch.stack(parts) for parts in zip(*map(of, grads), strict=True)]
+    assert_same(list(torch.func.vmap(of)(grads)), each)
+
+
+HOOKS = {
+    "forward": lambda lin, f: lin.register_forward_hook(f),
+    "forward pre": lambda lin, f: lin.register_forward_pre_hook(f),
+    "backward": lambda lin, f: lin.register_full_backward_hook(f),
+    "backward pre": lambda lin, f: lin.register_full_backward_pre_hook(f),
+    "global": lambda lin, f: torch.nn.modules.module.register_module_forward_hook(f),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+@pytest.mark.parametrize("kind", HOOKS)
+def test_hooks_on_the_maps_are_called(kind):
     ours, _ = pair_of_layers()
     seen = []
-    ours.lin_l.register_forward_hook(lambda module, inputs, out: seen.append(inputs[0].layout))
-    ours(features().to_sparse_csr(), edges())
-    assert seen == [torch.sparse_csr]
+    handle = HOOKS[kind](ours.lin_l, lambda module, *_: seen.append(module))
+    try:
+        ours(features().to_sparse_csr(), edges()).sum().backward()
+    finally:
+        handle.remove()
+    assert seen.count(ours.lin_l) == 1
+
+
+def test_a_forward_of_the_maps_own_is_called():
+    ours, theirs = pair_of_layers()
+    for layer in (ours, theirs):
+        layer.lin_r.forward = lambda x, lin=layer.lin_r: 2 * type(lin).forward(lin, x)
+    assert_same(step(ours, features().to_sparse_csr(), edges()), step(theirs, features(), edges()))
+
+
+def check_products(matrices: list[Tensor]) -> None:
+    """One after the other: what is kept of one is not taken for the next."""
+    for x in matrices:
+        linear = torch.nn.Linear(x.size(1), 4).double()
+        out = linear_maps(x)(linear)
+        grad = torch.linspace(-1, 2, out.numel(), dtype=torch.float64).view_as(out)
+        dense = x.to_dense()
+        torch.testing.assert_close(out, linear(dense))
+        (got,) = torch.autograd.grad(out, [linear.weight], grad)
+        torch.testing.assert_close(got, grad.t() @ dense)
+
+
+@pytest.mark.parametrize("shapes", [((6, 5), (9, 5)), ((6, 5), (6, 8))], ids=str)
+@layouts
+def test_a_pattern_of_another_shape_is_another(layout, shapes):
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 5, generator=rng, dtype=torch.float64)
+    x = x * (torch.rand(6, 5, generator=rng) < 0.4)
+    grown = [F.pad(x, (0, columns - 5, 0, rows - 6)) for rows, columns in shapes]
+    check_products([LAYOUTS[layout](one) for one in grown])
+
+
+def test_rows_that_begin_elsewhere_are_another_pattern():
+    columns, values = torch.tensor([0, 2, 1, 3]), torch.arange(1.0, 5.0, dtype=torch.float64)
+    begins = ([0, 1, 2, 4], [0, 2, 3, 4], [0, 0, 2, 4])
+    check_products(
+        [torch.sparse_csr_tensor(torch.tensor(ptr), columns, values, (3, 4)) for ptr in begins]
+    )
 
 
 def test_a_map_of_the_users_own():
@@ -343,6 +408,15 @@ def test_a_layer_in_half_precision(dtype):
     sparse, dense = step(ours, x.to_sparse_csr(), edges()), step(ours, x, edges())
     assert sparse[0].dtype == dtype
     torch.testing.assert_close(sparse[0], dense[0], rtol=0.05, atol=0.05)
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_dtypes_under_autocast(dtype):
+    """That of the dense product: autocast leaves float64 as it is."""
+    linear, x = torch.nn.Linear(FEATURES, 4, dtype=dtype), features(dtype=dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert linear_maps(x.to_sparse_csr())(linear).dtype == linear(x).dtype
 
 
 @compiled
