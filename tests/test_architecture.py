@@ -83,9 +83,14 @@ def test_the_modules_have_an_order():
         done |= ready
 
 
-def test_no_room_is_crowded():
-    for folder in {path.parent for path in modules()}:
-        assert len(list(folder.glob("*.py"))) <= 11, folder
+SOURCES = ("*.py", "*.cpp", "*.h", "*.sh")
+
+
+@pytest.mark.parametrize("top", ["gatv2_pyg", "tests", "examples"])
+def test_no_folder_is_crowded(top):
+    for folder in [PACKAGE.parent / top, *(PACKAGE.parent / top).rglob("*")]:
+        sources = [path.name for pattern in SOURCES for path in folder.glob(pattern)]
+        assert len(set(sources) - {"__init__.py"}) <= 11, folder
 
 
 def test_kernels_see_plain_tensors_and_not_each_other():

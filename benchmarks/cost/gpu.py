@@ -28,6 +28,7 @@ from benchmarks.harness.session import Session
 
 _TAIL = 4_000
 STAGES = ("tests", "speed", "memory")
+TESTS = ("tests/kernels/test_kernels.py", "tests/kernels/triton/test_passes.py")
 # The smallest time in which a stage can get anywhere.
 _LEAST = 15.0
 
@@ -64,9 +65,7 @@ def stages(session: Session, args: argparse.Namespace) -> list[Stage]:
     run = [sys.executable, "-m", "benchmarks"]
     common = ["--device", session.device, "--out", str(args.out), "--scale", str(args.scale)]
     common += ["--data", str(args.data)] if args.data else []
-    tests = ["tests/kernels/test_kernels.py", "tests/kernels/test_triton_kernels.py"]
-    found = [test for test in tests if (PROJECT / test).exists()]
-    pytest = ["-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *found]
+    pytest = ["-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *TESTS]
     suffix = "-cuda" if session.device.startswith("cuda") else ""
     every = {
         "tests": Stage("tests", [sys.executable, *pytest], 0.35),

@@ -14,10 +14,10 @@ import shutil
 import threading
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.harness.environment import PROJECT
 from benchmarks.harness.errors import UsageError
@@ -28,6 +28,7 @@ DATASETS = PLANETOID + HETEROPHILOUS
 ESOL = "ESOL"
 _PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
 _CONNECT_SECONDS = 5.0
+Loaded = TypeVar("Loaded")
 
 
 class MissingData(UsageError):
@@ -248,3 +249,23 @@ def load_or_stand_in(name: str, root: Path | str | None, say: Callable[[str], No
         stand_in = "generated stand-in for Cora (planted-partition citation graph of its size)"
         say(f"{error}; using a {stand_in} instead")
         return Dataset(name, data, int(data.y.max()) + 1, stand_in)
+
+
+def at_hand(
+    names: Mapping[str, str],
+    load_one: Callable[[str], Loaded],
+    say: Callable[[str], None],
+    notes: list[str],
+) -> list[Loaded]:
+    """What ``load_one`` gives for the keys of ``names`` that can be had.
+
+    Of each of the others one line goes to ``say`` and one, with its name, to ``notes``.
+    """
+    found = []
+    for key, name in names.items():
+        try:
+            found.append(load_one(key))
+        except MissingData as error:
+            say(f"{error}; going on without it")
+            notes.append(f"{name} could not be had.")
+    return found

@@ -13,7 +13,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.datasets.data import PLANETOID, Dataset, MissingData, load, load_or_stand_in
+from benchmarks.datasets.data import PLANETOID, Dataset, at_hand, load, load_or_stand_in
 from benchmarks.harness import options, quantities
 from benchmarks.harness.reporting import plots
 from benchmarks.harness.reporting.palette import GREY
@@ -60,13 +60,9 @@ def _datasets(session: Session, args: argparse.Namespace, notes: list[str]) -> l
     if args.datasets:
         return [load(name, args.data) for name in args.datasets]
     found = [load_or_stand_in("Cora", args.data, session.line)]
-    for name in () if session.quick else PLANETOID[1:]:
-        try:
-            found.append(load(name, args.data))
-        except MissingData as error:
-            session.line(f"{error}; going on without it")
-            notes.append(f"{name} could not be had.")
-    return found
+    names = () if session.quick else PLANETOID[1:]
+    load_one = functools.partial(load, root=args.data)
+    return found + at_hand({name: name for name in names}, load_one, session.line, notes)
 
 
 def run(session: Session, args: argparse.Namespace) -> Result:

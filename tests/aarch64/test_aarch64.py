@@ -9,8 +9,8 @@ import torch
 
 from tests.aarch64.emulated import COMMAND, Emulated
 from tests.kernels.cases import Case, build, cast, run
-from tests.kernels.test_cpu_degrees import problem_of
-from tests.kernels.test_cpu_kernels import assert_right, assert_same
+from tests.kernels.cpu.test_degrees import problem_of
+from tests.kernels.cpu.test_passes import assert_right, assert_same
 
 pytestmark = pytest.mark.skipif(
     COMMAND not in os.environ, reason="needs QEMU and a cross compiler: make test-aarch64"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 # Without the extra `bench` there is nothing to test.
 EXTRA = ("rich", "matplotlib", "numpy", "scipy", "sklearn")
 if any(importlib.util.find_spec(name) is None for name in EXTRA):
-    collect_ignore_glob = ["test_*.py"]
+    collect_ignore_glob = ["test_*.py", "*/test_*.py"]
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +41,18 @@ def same_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
     monkeypatch.setattr(fresh, "measure", measure)
     return measure
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No data set on disk, and no network."""
+    from benchmarks.datasets import data, standin
+    from tests.benchmarks.small import small_dataset
+
+    own = tmp_path / "own"
+    own.mkdir()
+    monkeypatch.setattr(data, "own_folder", lambda: own)
+    monkeypatch.setattr(data, "_reachable", lambda url: "no network")
+    monkeypatch.setattr(standin, "citation_graph", lambda: small_dataset("Cora").data)
+    monkeypatch.delenv("GATV2_PYG_DATA", raising=False)
+    return own

@@ -10,6 +10,8 @@ from torch_geometric.nn import GATv2Conv as PyGGATv2Conv
 from torch_geometric.nn.dense import DenseGATConv
 
 from gatv2_pyg import DenseGATv2Conv, GATv2Conv, use_backend
+from gatv2_pyg.dense import conv as dense_conv
+from gatv2_pyg.dense import edges as dense_edges
 from tests.layer.test_attn_bias import close
 from tests.layer.test_conv import backends
 
@@ -176,3 +178,78 @@ def test_the_result_may_be_changed_in_place():
 def test_errors(arguments, error, match):
     with pytest.raises(error, match=match):
         DenseGATv2Conv(3, 4)(*arguments)
+
+
+@pytest.mark.parametrize("slope", [float("inf"), 1e300, "steep"])
+def test_a_slope_that_is_none(slope):
+    conv = DenseGATv2Conv(3, 4, negative_slope=slope)
+    with pytest.raises((ValueError, TypeError), match=r"^Expected 'negative_slope'"):
+        conv(torch.zeros(2, 5, 3), torch.ones(5, 5))
+
+
+@pytest.mark.parametrize("cells", [1, 7, 20])
+def test_large_matrices_are_looked_through_in_parts(cells, monkeypatch):
+    adj = torch.rand(3, 6, 6, generator=torch.Generator().manual_seed(0)) < 0.5
+    want, _ = dense_edges.edges_of(adj, add_loop=True)
+    monkeypatch.setattr(dense_edges, "_CELLS", cells)
+    got, _ = dense_edges.edges_of(adj, add_loop=True)
+    assert torch.equal(got.by_dst.ptr, want.by_dst.ptr)
+    assert torch.equal(got.by_dst.idx, want.by_dst.idx)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_dtype_under_autocast_is_that_of_the_sparse_layer(bias):
+    dense, sparse = DenseGATv2Conv(3, 4, bias=bias), GATv2Conv(3, 4, bias=bias)
+    x, adj = torch.randn(5, 3), torch.ones(5, 5)
+    index = adj.nonzero().t()
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype=dtype):
+            assert dense(x, adj).dtype == sparse(x, index).dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float64])
+def test_a_mask_changes_no_dtype(dtype):
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=dtype)
+    out = DenseGATv2Conv(3, 4)(torch.randn(2, 5, 3), torch.ones(5, 5), mask)
+    assert out.dtype == torch.float32
+    assert (out[0, 2:] == 0).all()
+    # One for the whole batch.
+    out = DenseGATv2Conv(3, 4)(torch.randn(2, 5, 3), torch.ones(5, 5), mask[0])
+    assert (out[:, 2:] == 0).all()
+    assert (out[:, :2] != 0).any()
+
+
+def test_all_parameters_are_drawn_anew():
+    conv = DenseGATv2Conv(3, 4, heads=2, residual=True)
+    with torch.no_grad():
+        for value in conv.parameters():
+            value.fill_(7)
+    conv.reset_parameters()
+    for name, value in conv.named_parameters():
+        assert not (value == 7).any(), name
+
+
+def test_the_layer_asks_for_its_backend(monkeypatch):
+    taken = []
+    original = dense_conv.attend
+
+    def attend(backend, *arguments, **options):
+        taken.append(backend.name)
+        return original(backend, *arguments, **options)
+
+    monkeypatch.setattr(dense_conv, "attend", attend)
+    x, adj = torch.randn(2, 5, 3), torch.ones(5, 5)
+    DenseGATv2Conv(3, 4, backend="reference")(x, adj)
+    with use_backend("reference"):
+        DenseGATv2Conv(3, 4)(x, adj)
+    DenseGATv2Conv(3, 4)(x, adj)
+    assert taken[:2] == ["reference", "reference"]
+    assert taken[2] == GATv2Conv(3, 4).backend_for(x[0], adj.nonzero().t()).name
+
+
+def test_nothing_is_dropped_in_evaluation():
+    conv = DenseGATv2Conv(3, 4, heads=2, dropout=0.9).eval()
+    x, adj = torch.randn(2, 5, 3), torch.ones(5, 5)
+    want = DenseGATv2Conv(3, 4, heads=2)
+    want.load_state_dict(conv.state_dict())
+    torch.testing.assert_close(conv(x, adj), want(x, adj))

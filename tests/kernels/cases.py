@@ -198,26 +198,47 @@ def exact(problem: Problem) -> dict[str, Tensor]:
     return run(reference, cast(problem, torch.float64, "cpu"))
 
 
+def by_autograd(problem: Problem) -> dict[str, Tensor]:
+    """The gradients that autograd takes from the reference's outputs, as it does in PyG's layer."""
+    leaves = [None if v is None else v.clone().requires_grad_() for v in problem.inputs]
+    outputs = problem._replace(**Inputs(*leaves)._asdict()).forward(reference)
+    given = [(outputs.out, problem.grad_out), (outputs.alpha, problem.grad_alpha)]
+    ends = [(value, grad.to(value.dtype)) for value, grad in given if value is not None]
+    wanted = {name: v for name, v in zip(Inputs._fields, leaves, strict=True) if v is not None}
+    values, of_values = zip(*ends, strict=True)
+    grads = torch.autograd.grad(values, list(wanted.values()), of_values)
+    return {f"grad {name}": grad for name, grad in zip(wanted, grads, strict=True)}
+
+
 def assert_within_budget(
-    problem: Problem, got: dict[str, Tensor], factor: float = 2.0, scale: float = 1e-20
+    problem: Problem,
+    got: dict[str, Tensor],
+    factor: float = 2.0,
+    scale: float = 1e-20,
+    beside_autograd: bool = False,
 ) -> None:
     """Every result errs by at most ``factor`` times what the reference loses in that dtype.
 
     Args:
         scale: that of the terms which a result may be the small difference of.
+        beside_autograd: or by as many times what :func:`by_autograd` loses, where that is more.
     """
-    truth, peer = exact(problem), run(reference, cast(problem, problem.x_src.dtype, "cpu"))
+    rounded = cast(problem, problem.x_src.dtype, "cpu")
+    truth, peer = exact(problem), run(reference, rounded)
+    beside = by_autograd(rounded) if beside_autograd else {}
     assert got.keys() == truth.keys()
     for name, value in got.items():
         value, want = value.cpu().double(), truth[name]
         assert value.shape == want.shape, name
         assert torch.equal(value.isinf(), want.isinf()), name
         finite = want.isfinite()
-        value, want, other = value[finite], want[finite], peer[name].double()[finite]
+        value, want = value[finite], want[finite]
+        others = [peer[name].double()[finite], beside.get(name, peer[name]).double()[finite]]
         if value.numel() == 0:
             continue
         assert value.isfinite().all(), f"{name} has NaN or infinite values"
         eps = torch.finfo(got[name].dtype).eps
-        budget = factor * (other - want).abs().max() + 8 * eps * (want.abs().max() + scale)
+        lost = max((other - want).abs().max() for other in others)
+        budget = factor * lost + 8 * eps * (want.abs().max() + scale)
         error = (value - want).abs().max()
         assert error <= budget, f"{name}: error {error:.3g} is over the budget {budget:.3g}"

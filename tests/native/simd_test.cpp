@@ -1,5 +1,5 @@
 // The SIMD layer against libm and plain loops. Built for one instruction set at a time by
-// tests/kernels/test_cpu_simd.py; exits with the number of faults.
+// tests/kernels/cpu/test_simd.py; exits with the number of faults.
 #include <math.h>
 #include <stdio.h>
 #include <sys/mman.h>

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -137,9 +139,19 @@ def attend_alone(dropout: float, seed: int, heads: slice = slice(None)) -> dict[
     }
     values = {name: value.clone().requires_grad_() for name, value in values.items()}
     graph = Graph.from_edge_index(edge_index, 150, 130, add_self_loops=True)
-    out = gatv2_attention(**values, graph=graph, dropout=dropout, training=True, seed=seed)
+    out = attention_over(graph, dropout, seed)(*values.values())
     grads = torch.autograd.grad(out, list(values.values()), grad[:, heads])
     return {"out": out.detach(), **dict(zip(values, grads, strict=True))}
+
+
+def attention_over(graph: Graph, dropout: float, seed: int) -> Callable[..., Tensor]:
+    """Attention as a function of tensors alone, in the order of :data:`NAMES`."""
+
+    def attend(*values: Tensor) -> Tensor:
+        given = dict(zip(NAMES, values, strict=True))
+        return gatv2_attention(**given, graph=graph, dropout=dropout, training=True, seed=seed)
+
+    return attend
 
 
 def attend_in_row_shards(rank: int, dropout: float, seed: int) -> dict[str, Tensor]:
@@ -156,21 +168,8 @@ def attend_in_row_shards(rank: int, dropout: float, seed: int) -> dict[str, Tens
     graph = Graph.from_edge_index(edge_index, 150, 130, add_self_loops=True)
     graph = graph.rows(first, first + rows)
 
-    def attend(x_src, x_dst, att, edge_attr, edge_weight):
-        return gatv2_attention(
-            x_src,
-            x_dst,
-            att,
-            graph,
-            edge_attr=edge_attr,
-            edge_weight=edge_weight,
-            dropout=dropout,
-            training=True,
-            seed=seed,
-        )
-
     attend_rows = local_map(
-        attend,
+        attention_over(graph, dropout, seed),
         out_placements=[Shard(0)],
         in_placements=tuple(placed[name] for name in NAMES),
         in_grad_placements=tuple([Shard(0)] if name == "x_dst" else [Partial()] for name in NAMES),
@@ -195,21 +194,8 @@ def attend_in_head_shards(rank: int, dropout: float, seed: int) -> dict[str, Ten
     }
     graph = Graph.from_edge_index(edge_index, 150, 130, add_self_loops=True)
 
-    def attend(x_src, x_dst, att, edge_attr, edge_weight):
-        return gatv2_attention(
-            x_src,
-            x_dst,
-            att,
-            graph,
-            edge_attr=edge_attr,
-            edge_weight=edge_weight,
-            dropout=dropout,
-            training=True,
-            seed=seed + rank,
-        )
-
     attend_heads = local_map(
-        attend,
+        attention_over(graph, dropout, seed + rank),
         out_placements=[Shard(1)],
         in_placements=tuple(placed[name] for name in NAMES),
         in_grad_placements=tuple(placed[name] if name in heads else [Partial()] for name in NAMES),

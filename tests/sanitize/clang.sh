@@ -10,6 +10,6 @@ build=$source_dir/_build_clang
 cmake -S "$source_dir" -B "$build" -DCMAKE_CXX_COMPILER=clang++ -DGATV2_WERROR=ON >/dev/null
 cmake --build "$build" --parallel "$(nproc)"
 GATV2_PYG_LIBRARY="$PWD/$build/libgatv2_cpu.so" "$python" -m pytest -p no:cacheprovider -q \
-    tests/kernels/test_cpu_kernels.py tests/kernels/test_cpu_structure.py \
-    tests/kernels/test_cpu_limits.py tests/kernels/test_kernels.py \
+    tests/kernels/cpu/test_passes.py tests/kernels/cpu/test_structure.py \
+    tests/kernels/cpu/test_limits.py tests/kernels/test_kernels.py \
     -k "not triton and not reference and not openmp" "$@"

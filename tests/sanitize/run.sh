@@ -13,9 +13,9 @@ if [ "$(uname -m)" = x86_64 ] && grep -qw avx2 /proc/cpuinfo; then isa=avx2; fi
 cmake -S "$source_dir" -B "$build" -DGATV2_SANITIZE=ON -DGATV2_WERROR=ON -DGATV2_ISAS=$isa >/dev/null
 cmake --build "$build" --parallel "$(nproc)"
 if [ $# -eq 0 ]; then
-    set -- tests/kernels/test_cpu_structure.py tests/kernels/test_kernels.py \
-        tests/kernels/test_cpu_limits.py tests/kernels/test_cpu_kernels.py \
-        tests/kernels/test_cpu_degrees.py \
+    set -- tests/kernels/cpu/test_structure.py tests/kernels/test_kernels.py \
+        tests/kernels/cpu/test_limits.py tests/kernels/cpu/test_passes.py \
+        tests/kernels/cpu/test_degrees.py \
         -k "structure or (test_kernels and cpu and (options or dtypes or single)) or zero or nan or \
 last_block or in_blocks or rise_or_fall or padded or degrees"
 fi

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from benchmarks.cost.minibatch import report
 from benchmarks.cost.minibatch.report import KINDS, TIMED, TOLERANCE
 from benchmarks.cost.problems.cases import CASES, SEED, build
-from benchmarks.datasets.data import MissingData, load
+from benchmarks.datasets.data import at_hand, load
 from benchmarks.datasets.sampling import NeighbourSampler
 from benchmarks.harness import options
 from benchmarks.harness.measuring import timing
@@ -177,16 +177,10 @@ def _times(
 def _graphs(session: Session, args: argparse.Namespace, notes: list[str]) -> list[Graph]:
     """The graphs asked for (a missing one is an error), or those that can be had."""
     keys = session.choose(args.graphs, full=list(GRAPHS), quick=["power-law"])
-    found = []
-    for key in keys:
-        try:
-            found.append(load_graph(key, args.scale, args.data))
-        except MissingData as error:
-            if args.graphs:
-                raise
-            session.line(f"{error}; going on without it")
-            notes.append(f"{GRAPHS[key]} could not be had.")
-    return found
+    load_one = functools.partial(load_graph, scale=args.scale, data=args.data)
+    if args.graphs:
+        return [load_one(key) for key in keys]
+    return at_hand({key: GRAPHS[key] for key in keys}, load_one, session.line, notes)
 
 
 def run(session: Session, args: argparse.Namespace) -> Result:

@@ -1,20 +1,7 @@
-"""The cases, a module for each kind; importing this registers all."""
+"""The cases, a room for each kind; importing this registers all."""
 
-from . import (  # noqa: F401
-    autograd,
-    bad_graphs,
-    bad_operators,
-    compiling,
-    derivatives,
-    exporting,
-    hooks,
-    indices,
-    inference,
-    inplace,
-    layouts,
-    processes,
-    state,
-    tools,
-    tracing,
-    training,
-)
+from .arguments import bad_graphs, bad_operators, indices, layouts  # noqa: F401
+from .compilers import compiling, exporting, tracing  # noqa: F401
+from .gradients import autograd, derivatives, inference, inplace  # noqa: F401
+from .modules import hooks, state, tools  # noqa: F401
+from .running import processes, training  # noqa: F401

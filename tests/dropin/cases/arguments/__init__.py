@@ -1,0 +1,1 @@
+"""What a layer is called with, right and wrong."""

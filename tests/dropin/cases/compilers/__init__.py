@@ -1,0 +1,1 @@
+"""What traces or compiles a layer."""

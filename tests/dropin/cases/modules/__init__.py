@@ -1,0 +1,1 @@
+"""What torch and PyG do with a layer as a module."""

@@ -1,0 +1,1 @@
+"""Training, and several processes and threads."""

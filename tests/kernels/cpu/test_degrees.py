@@ -1,0 +1,151 @@
+"""The CPU kernels on every mixture of short and long rows, by destination and by source."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from gatv2_pyg.ops import reference
+from tests.kernels.cases import Case, build, by_autograd, cast, exact, rows_of, run
+from tests.kernels.cpu.test_passes import assert_right, assert_same, needs_library
+from tests.kernels.test_accuracy import pygs, results
+
+cpu = importlib.import_module("gatv2_pyg.kernels.cpu")
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+# Whole vectors, shared by narrow heads, partial ones, and heads of several segments.
+SHAPES = [
+    *((heads, channels) for heads in (1, 2, 3, 8) for channels in (1, 2, 5, 7, 8, 12, 16, 20)),
+    (4, 32),
+    (1, 128),
+    (6, 24),
+    (5, 3),
+    (17, 4),
+    (2, 130),
+    (33, 1),
+]
+# A batch holds 64 edges; rows of more than 512 are cut.
+DEGREES = st.integers(0, 40) | st.sampled_from([0, 1, 2, 63, 64, 65, 80, 130])
+
+
+def problem_of(degrees: list[int], shape: tuple[int, int], dtype: torch.dtype, **options):
+    """Destination ``i`` has ``degrees[i]`` edges; so has, in reverse, source ``i``."""
+    num_rows = len(degrees)
+    dst = torch.arange(num_rows).repeat_interleave(torch.tensor(degrees, dtype=torch.long))
+    rng = torch.Generator().manual_seed(num_rows)
+    src = dst.flip(0)[torch.randperm(dst.numel(), generator=rng)]
+    case = Case(*shape, num_src=num_rows, num_dst=num_rows, num_edges=dst.numel(), **options)
+    by_dst, by_src = rows_of(src, dst, case)
+    return cast(build(case)._replace(by_dst=by_dst, by_src=by_src), dtype)
+
+
+@needs_library
+@settings(max_examples=150)
+@given(
+    degrees=st.lists(DEGREES, min_size=1, max_size=24),
+    shape=st.sampled_from(SHAPES),
+    dtype=st.sampled_from(DTYPES),
+    edge_dim=st.sampled_from([None, None, 1, 5]),
+    dropout=st.sampled_from([0.0, 0.0, 0.4]),
+    grad_alpha=st.booleans(),
+    bias=st.sampled_from([None, "edge", "head"]),
+    batch=st.sampled_from([None, None, None, 3]),
+    blocks=st.integers(1, 3),
+)
+@example([64, 1, 0, 63, 1, 65, 0], (8, 8), torch.float32, 5, 0.4, True, None, None, 2)
+@example([64, 1, 0, 63, 1, 65, 0], (8, 8), torch.float32, 5, 0.4, True, "head", 3, 2)
+@example([0, 0, 0], (8, 5), torch.float32, None, 0.0, False, None, None, 1)
+@example([65], (4, 32), torch.float32, 1, 0.0, False, None, None, 1)
+@example([1] * 70, (3, 20), torch.bfloat16, 1, 0.0, True, "edge", None, 3)
+@example([40] * 12, (6, 24), torch.float32, None, 0.4, False, "head", None, 2)
+@example([600, 3, 64, 64, 1], (8, 7), torch.float32, None, 0.0, True, "edge", 3, 1)
+@example([1100, 3, 64, 64, 1], (17, 4), torch.float32, None, 0.0, True, "head", None, 1)
+def test_degrees(degrees, shape, dtype, edge_dim, dropout, grad_alpha, bias, batch, blocks):
+    options = {"edge_dim": edge_dim, "dropout": dropout, "grad_alpha": grad_alpha}
+    options |= {"bias": bias, "batch": batch}
+    problem = problem_of(degrees, shape, dtype, blocks=blocks, **options)
+    assert_right(problem, run(cpu, problem), factor=4.0, scale=1.0, beside_autograd=True)
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("degrees", "shape", "edge_dim"),
+    [([65], (4, 32), 1), ([130], (1, 128), 5), ([65, 65], (4, 32), 1), ([40] * 5, (8, 16), None)],
+    ids=str,
+)
+def test_sums_that_cancel_err_about_as_pygs_layer(degrees, shape, edge_dim):
+    """Sources are few, so ``ds`` is next to nothing; test_degrees' peer errs as that layer."""
+    squares: dict[str, torch.Tensor] = {}
+    for seed in range(20):
+        problem = problem_of(degrees, shape, torch.float32, edge_dim=edge_dim, seed=seed)
+        i, j, eid = reference.edge_list(problem.by_dst)
+        index = torch.stack([j, i])[:, eid.argsort()]
+        named = problem.inputs._asdict().items()
+        values = {name: value for name, value in named if value is not None}
+        theirs = results(pygs, index, values, problem.grad_out)
+        truth, ours, peer = exact(problem), run(cpu, problem), by_autograd(problem)
+        for name in values:
+            key = f"grad {name}"
+            errors = [value - truth[key] for value in (ours[key], peer[key], theirs[name])]
+            found = torch.stack([error.square().sum() for error in errors])
+            squares[key] = squares.get(key, 0) + found
+    for key, sums in squares.items():
+        mine, peers, pyg = sums.sqrt().tolist()
+        # Edges of whole rows get their gradients before what their ds add up to is known.
+        assert mine <= (2.0 if "edge" in key else 1.0) * pyg, key
+        assert pyg / 2 <= peers <= 2 * pyg, key
+
+
+@needs_library
+@pytest.mark.parametrize("shape", [(8, 16), (8, 8), (8, 5), (3, 20), (6, 24), (1, 7)], ids=str)
+@pytest.mark.parametrize("options", [{}, {"bias": "head"}, {"bias": "edge", "batch": 5}], ids=str)
+def test_tiles_of_several_rows_depend_on_the_graph_alone(shape, options):
+    degrees = [(7 * k) % 41 for k in range(400)]
+    problem = problem_of(degrees, shape, torch.float32, **options)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(run(cpu, problem))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert_same(other, results[0])
+
+
+@needs_library
+@pytest.mark.parametrize("shape", [(8, 16), (8, 5), (1, 7)], ids=str)
+@pytest.mark.parametrize("what", ["nan", "inf"])
+def test_what_is_not_finite_stays_in_its_row(shape, what):
+    """Rows that share a tile with a row of NaN or infinite scores don't see them."""
+    degrees = [2, 3, 1, 4, 0, 5]
+    problem = problem_of(degrees, shape, torch.float32)
+    want = run(cpu, problem)
+    x_dst = problem.x_dst.clone()
+    x_dst[3] = float(what)
+    got = run(cpu, problem._replace(x_dst=x_dst))
+    others = [0, 1, 2, 4, 5]
+    for name in ("out", "lse", "grad x_dst"):
+        assert torch.equal(got[name][others], want[name][others]), name
+    assert got["out"][3].isnan().all()
+
+
+@needs_library
+@pytest.mark.parametrize("shape", [(8, 16), (8, 8), (3, 20), (1, 7)], ids=str)
+def test_scores_far_apart_between_rows_of_a_tile(shape):
+    """Each row is shifted by its own maximum: none underflows for another's."""
+    heads, channels = shape
+    degrees = [2, 3, 1, 4, 5, 2]
+    problem = problem_of(degrees, shape, torch.float64)
+    level = torch.tensor([0.0, 1e4, -1e4, 300.0, -300.0, 5e3], dtype=torch.float64)
+    att = torch.ones(heads, channels, dtype=torch.float64) / channels
+    problem = problem._replace(x_dst=level.view(-1, 1, 1).expand_as(problem.x_dst), att=att)
+    problem = cast(problem, torch.float32)
+    got = run(cpu, problem)
+    assert all(value.isfinite().all() for value in got.values())
+    assert_right(problem, got)
