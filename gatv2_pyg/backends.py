@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import threading
 import warnings
@@ -19,16 +20,30 @@ from gatv2_pyg.selfcheck import compare_with_reference
 BACKENDS = ("auto", "fused", "triton", "scatter", "reference")
 
 
-class _Override(threading.local):
-    """The name that :func:`use_backend` put in force in a thread."""
+_override: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+    "gatv2_pyg.use_backend", default=None
+)
+"""The name that :func:`use_backend` put in force in a thread or an asyncio task."""
 
-    name: str | None
+
+class _Entry:
+    """One :func:`use_backend` that is in force."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class _Entered(threading.local):
+    """Those of a thread, the innermost last, for code that ``torch.compile`` traces.
+
+    It can guard on these, not on a context variable.
+    """
 
     def __init__(self) -> None:
-        self.name = None
+        self.entries: list[_Entry] = []
 
 
-_override = _Override()
+_entered = _Entered()
 
 
 _RUNS = {
@@ -63,7 +78,9 @@ def check_backend_name(name: str) -> str:
 def use_backend(name: str) -> Iterator[None]:
     """Context manager: all layers and :func:`gatv2_pyg.gatv2_attention` use this backend.
 
-    It goes before a layer's own ``backend`` and holds for the current thread.
+    It goes before a layer's own ``backend`` and holds for the current thread, and in it for the
+    current :mod:`asyncio` task and those that it starts.  Code compiled by ``torch.compile`` goes
+    by the thread alone.
 
     Args:
         name: ``"fused"`` (C++ on CPU, Triton on CUDA), ``"triton"`` (on CPU tensors too, when
@@ -75,16 +92,29 @@ def use_backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: the name is unknown.
     """
-    before, _override.name = _override.name, check_backend_name(name)
+    entry, entries = _Entry(check_backend_name(name)), _entered.entries
+    traced = torch.compiler.is_dynamo_compiling()
+    before = None if traced else _override.get()
+    entries.append(entry)
+    if not traced:
+        _override.set(name)
     try:
         yield
     finally:
-        _override.name = before
+        # Tasks that overlap leave in any order.
+        entries.remove(entry)
+        if not traced:
+            _override.set(before)
 
 
 def requested_backend(own: str) -> str:
     """The name in force: that of :func:`use_backend`, else the caller's own, checked."""
-    return _override.name or check_backend_name(own)
+    if torch.compiler.is_dynamo_compiling():
+        entries = _entered.entries
+        forced = entries[-1].name if entries else None
+    else:
+        forced = _override.get()
+    return forced or check_backend_name(own)
 
 
 def select_backend(
@@ -134,6 +164,8 @@ def refusal(name: str, device: torch.device, dtype: torch.dtype, channels: int =
             return "torch.jit.trace needs operations that every runtime has"
     if name == "scatter":
         return _scatter_refusal(device)
+    if channels == 0:
+        return "rows without channels leave nothing to fuse"
     if name == "fused" and device.type not in ("cpu", "cuda"):
         return f"there are no fused kernels for {device.type} tensors"
     kernels = _kernels_of(name, device)

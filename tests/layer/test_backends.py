@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import pytest
 import torch
 
-from gatv2_pyg import backends, use_backend
+from gatv2_pyg import GATv2Conv, backends, use_backend
 from gatv2_pyg.kernels import triton as kernels
 
 
@@ -53,3 +54,70 @@ def test_an_override_holds_for_its_thread_alone():
         other.join()
         found.append(backends.requested_backend("auto"))
     assert found == ["auto", "reference"]
+
+
+def test_an_override_holds_for_its_task_alone():
+    found = {}
+
+    async def task(name, first, last):
+        with use_backend(name):
+            for turn in range(last):
+                found[name, turn] = backends.requested_backend("auto")
+                await asyncio.sleep(0)
+                if turn == first:
+                    found[name, "thread"] = await asyncio.to_thread(
+                        backends.requested_backend, "auto"
+                    )
+        found[name, "after"] = backends.requested_backend("auto")
+
+    async def both():
+        await asyncio.gather(task("reference", 1, 3), task("scatter", 0, 6))
+        return backends.requested_backend("auto")
+
+    assert asyncio.run(both()) == "auto"
+    for (name, turn), value in found.items():
+        assert value == ("auto" if turn == "after" else name), found
+    assert backends.requested_backend("auto") == "auto"
+
+
+def test_overrides_that_end_out_of_order_leave_nothing_behind_for_compiled_code():
+    @torch.compile(backend="eager", fullgraph=True)
+    def forced(x):
+        return x + 1 if backends.requested_backend("auto") == "reference" else x
+
+    x, seen = torch.zeros(()), []
+    first, second = use_backend("reference"), use_backend("scatter")
+    seen.append(forced(x))
+    first.__enter__()
+    seen.append(forced(x))
+    second.__enter__()
+    first.__exit__(None, None, None)
+    seen.append(forced(x))
+    second.__exit__(None, None, None)
+    seen.append(forced(x))
+    assert torch.stack(seen).tolist() == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("fullgraph", [True, False])
+def test_an_override_within_compiled_code(fullgraph):
+    conv, x, edge_index = GATv2Conv(4, 3), torch.randn(5, 4), torch.randint(5, (2, 9))
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(any("gatv2_pyg" in str(node.target) for node in graph.graph.nodes))
+        return graph
+
+    def model(x):
+        with use_backend("reference"):
+            first = conv(x, edge_index)
+            if not fullgraph:
+                torch._dynamo.graph_break()
+            second = conv(x, edge_index)
+        return first + second
+
+    with torch.no_grad():
+        out = torch.compile(model, backend=backend, fullgraph=fullgraph)(x)
+        torch.testing.assert_close(out, model(x))
+    assert graphs
+    assert not any(graphs)
+    assert backends.requested_backend("auto") == "auto"
