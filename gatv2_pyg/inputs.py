@@ -46,7 +46,8 @@ def check(
         NotImplementedError: edge features come with an adjacency that can't take them.
     """
     check_dropout(layer.dropout)
-    check_not_distributed("att", layer._parameters.get("att"))
+    att = layer._parameters.get("att")
+    check_not_distributed("att", layer.att if att is None else att)
     lin_l, lin_r, res = _part(layer, "lin_l"), _part(layer, "lin_r"), _part(layer, "res")
     x_src, x_dst = check_features(x, lin_l, lin_r)
     if res is not None:
@@ -105,12 +106,14 @@ def is_plain_map(lin) -> bool:
 def is_bare_map(lin) -> bool:
     """Whether a call of the module is a product and a bias, and nobody waits for the call."""
     cls, own = type(lin), vars(lin)
+    parameters = own["_parameters"]
     return (
         cls in LINEAR_MAPS
         and cls.forward is LINEAR_MAPS[cls]
         and cls.__call__ is _CALL
         and "forward" not in own
-        and type(own["_parameters"].get("weight")) is Parameter
+        and type(parameters.get("weight")) is Parameter
+        and "bias" in parameters
         and not (
             own["_forward_hooks"]
             or own["_forward_pre_hooks"]

@@ -23,8 +23,8 @@ class Graph:
 
     Made by :meth:`from_edge_index` or :meth:`from_csc`.  A graph can't be changed, shares no memory
     with the tensors it was made from, and may be used from several threads.  With int32 indices it
-    takes 8 bytes an edge, 4 if every edge stands at the position of its id, and 8 more once a
-    gradient by source features was asked for.
+    takes 8 bytes an edge, 4 if every edge stands at the position of its id, 8 more once a gradient
+    by source features was asked for, and 4 more once features of its self-loops were.
     """
 
     _by_dst: Rows

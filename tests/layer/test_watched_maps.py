@@ -1,5 +1,7 @@
 """Whoever waits for a call of one of the layer's linear maps gets it."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn.modules import module as registry
@@ -133,3 +135,14 @@ def test_a_weight_that_is_no_parameter_is_used(name):
     with torch.no_grad():
         getattr(layer, name).weight.copy_(weight)
     assert torch.equal(out, layer(X, EDGES))
+
+
+@pytest.mark.parametrize("name", ["lin_l", "lin_r", "res"])
+def test_a_bias_that_is_no_parameter_is_used(name):
+    layer = GATv2Conv(5, 3, heads=2, residual=True)
+    bias = torch.randn(6)
+    usual = copy.deepcopy(layer)
+    getattr(usual, name).bias = torch.nn.Parameter(bias)
+    del getattr(layer, name).bias
+    getattr(layer, name).bias = bias
+    assert torch.equal(layer(X, EDGES), usual(X, EDGES))
