@@ -275,3 +275,14 @@ def test_training_on_changing_graphs_does_not_grow_memory():
     first = steps(20)
     assert steps(2000) <= first + 5
     assert len(cache._made) <= 2
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_a_graph_shares_no_memory_with_what_it_was_made_of(dtype):
+    given = [torch.tensor(values, dtype=dtype) for values in ([0, 2, 3], [1, 0, 1], [2, 0, 1])]
+    graph = Graph.from_csc(*given[:2], 2, given[2])
+    want = graph.by_dst
+    for value in given:
+        value.zero_()
+    for got, before in zip(graph.by_dst, want, strict=True):
+        assert torch.equal(got, before)

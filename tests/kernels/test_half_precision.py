@@ -69,3 +69,26 @@ def test_the_error_of_a_rounded_output_is_seen(kernels, dtype):  # noqa: F811
     want = exact(problem)["grad x_dst"]
     assert errors_of(problem.backward(kernels, outputs).x_dst, want).max() <= TOLERANCE[dtype]
     assert errors_of(problem.backward(kernels, rounded).x_dst, want).max() > TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("halves", ["heads", "batch"])
+def test_what_heads_and_batch_add_to_an_edge_is_not_rounded_first(kernels, halves, dtype):  # noqa: F811
+    """Two halves, each in programs of its own, give an edge gradients that nearly cancel."""
+    case = Case(heads=64, channels=8, edge_dim=3, num_edges=100)
+    if halves == "batch":
+        case = Case(heads=32, channels=8, edge_dim=3, num_edges=100, batch=2)
+    problem, at = build(case), -2 if halves == "heads" else 0
+
+    def twice(value: Tensor, dim: int = at, factor: float = 1.0) -> Tensor:
+        first = value.chunk(2, dim)[0]
+        return torch.cat([first, factor * first], dim)
+
+    given = {name: twice(getattr(problem, name)) for name in ("x_src", "x_dst")}
+    if halves == "heads":
+        given |= {"att": twice(problem.att, 0), "edge_weight": twice(problem.edge_weight, 0)}
+    # Numbers of few bits, which no dtype rounds.
+    given["grad_out"] = twice(problem.grad_out.sign(), factor=-(1 + 2**-6))
+    problem = cast(problem._replace(**given), dtype, device_of(kernels))
+    got, want = run(kernels, problem)["grad edge_attr"], exact(problem)["grad edge_attr"]
+    assert errors_of(got, want).max() <= TOLERANCE[dtype]

@@ -175,6 +175,21 @@ def test_a_constant_bias_changes_nothing_and_a_mask_removes_edges(backend):
         assert torch.allclose(masked, conv(x, index[:, keep]), atol=1e-12)
 
 
+@pytest.mark.parametrize("backend", backends())
+def test_a_node_all_of_whose_edges_are_left_out_is_one_without_edges(backend):
+    """With its features of any size, in message passing too."""
+    conv, x, index, _ = small(add_self_loops=False)
+    node = int(index[1, 0])
+    out_of_it = index[1] == node
+    bias = torch.zeros(25).double().masked_fill(out_of_it, -torch.inf)
+    with use_backend(backend):
+        out, (_, alpha) = conv(x, index, attn_bias=bias, return_attention_weights=True)
+        want = conv(x, index[:, ~out_of_it])
+    assert torch.equal(out[node], conv.bias)
+    assert (alpha[out_of_it] == 0).all()
+    torch.testing.assert_close(out, want)
+
+
 @pytest.mark.parametrize("backend", [name for name in backends() if name != "scatter"])
 def test_second_derivatives(backend):
     conv, x, index, bias = small()
@@ -300,12 +315,19 @@ def test_rows_of_a_graph_take_the_biases_of_its_ids():
             ValueError,
             r"^Expected 'attn_bias' to have the shape \[25\] or \[25, 2\]",
         ),
-        (torch.zeros(25, 3), ValueError, r"got \[25, 3\]"),
+        *(
+            (
+                torch.zeros(25, heads),
+                ValueError,
+                rf"^Expected 'attn_bias' .* \[25\] or \[25, 2\], got \[25, {heads}\]",
+            )
+            for heads in (3, 1)
+        ),
         (torch.zeros(25, dtype=torch.long), TypeError, r"^Expected 'attn_bias' to have a floating"),
         ([0.0] * 25, TypeError, r"^Expected 'attn_bias' to be a Tensor, got list"),
         (torch.zeros(25, device="meta"), ValueError, r"^Expected 'attn_bias' to be on cpu"),
     ],
-    ids=["count", "heads", "dtype", "type", "device"],
+    ids=["count", "heads", "one head", "dtype", "type", "device"],
 )
 def test_errors(bias, error, match):
     conv, x, index, _ = small(torch.float32)

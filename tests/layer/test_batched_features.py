@@ -219,6 +219,18 @@ def test_half_precision(dtype):
         torch.testing.assert_close(got.float(), want.float(), rtol=3e-2, atol=3e-2)
 
 
+@pytest.mark.parametrize("backend", backends())
+@pytest.mark.parametrize("flow", ["source_to_target", "target_to_source"])
+def test_a_batch_of_none_on_a_bipartite_graph(backend, flow):
+    conv = GATv2Conv((4, 3), 2, heads=2, add_self_loops=False, flow=flow)
+    index = torch.tensor([[0, 1, 2], [1, 0, 2]])
+    x = torch.randn(0, 7, 4), torch.randn(0, 5, 3)
+    with use_backend(backend):
+        out = conv(x, index)
+        one = conv((torch.randn(7, 4), torch.randn(5, 3)), index)
+    assert out.shape == (0, *one.shape)
+
+
 def test_hooks_and_sparse_matrices():
     """Message passing goes element by element; a matrix is returned as it came."""
     conv, x, index = small(add_self_loops=False)

@@ -70,6 +70,11 @@ def test_what_the_operators_refuse():
     forward, backward = torch.ops.gatv2_pyg.attention, torch.ops.gatv2_pyg.attention_backward
     with pytest.raises(ValueError, match=r"^Expected 'num_ids' to be 0 or more, got -1"):
         forward(*made._replace(num_ids=-1), True, False)
+    for shape in ((1, 1, *made.x_src.shape), made.x_src.shape[1:]):
+        with pytest.raises(
+            ValueError, match=r"^Expected 'x_src' to have the shape \[N_src, H, C\]"
+        ):
+            forward(*made._replace(x_src=made.x_src.reshape(-1).new_zeros(shape)), True, False)
     # Found before backward, which alone reads them.
     wrong = made._replace(by_src_idx=made.by_src_idx + 1)
     with pytest.raises(ValueError, match=r"^Expected 'by_src' to be a sound grouping"):

@@ -159,6 +159,22 @@ def test_every_step_sees_a_new_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({id(edges) for edges in seen}) == len(seen) == 4
 
 
+def test_times_are_those_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "training", lambda *_, **__: lambda: None)
+    monkeypatch.setattr(job.timing, "alternate", lambda steps, **_: {key: [6.0] for key in steps})
+    found = job._times("step", [job.OURS], [None] * 3, 1, device="cpu", backend="auto")
+    assert found == {job.OURS.key: [2.0]}
+
+
+def test_the_loss_is_that_of_the_seed_nodes() -> None:
+    """They are the first rows of a sampled batch."""
+    batch = job.Sampled(torch.eye(4), torch.zeros(2, 0, dtype=torch.long), torch.tensor([2, 0]))
+    out = torch.arange(12.0).view(4, 3).sin()
+    model: Any = lambda x, edges: out  # noqa: E731
+    want = torch.nn.functional.cross_entropy(out[:2], batch.target)
+    assert torch.equal(job.loss_of(model, batch, batch.edges), want)
+
+
 def test_the_real_graph_that_is_missing_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_geometric.nn import GATConv
 
 from benchmarks.layers import contestants, networks
+from benchmarks.layers.attention_alone import attention_alone
 from benchmarks.layers.dense import DenseGATv2Conv, dense_bias
 from benchmarks.layers.fused_gat import FusedGATConv
 from benchmarks.layers.networks import TwoLayerGAT
@@ -116,3 +117,23 @@ def test_contestants_share_their_first_weights() -> None:
     first, second = (model.state_dict() for model in made)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_attention_alone_gives_edges_anew_where_it_is_asked_to(fresh: bool) -> None:
+    """Another tensor in each step, of which no cache knows; the same for layers that share it."""
+    torch.manual_seed(0)
+    layers = [GATConv(4, 3, heads=2), GATConv(4, 3, heads=2)]
+    edges = torch.randint(9, (2, 20))
+    seen: list[Tensor] = []
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    step = attention_alone(layers, 9, edges, fresh=fresh)
+    seen.clear()
+    for _ in range(2):
+        step()
+    assert [torch.equal(one, edges) for one in seen] == [True] * 4
+    assert seen[0] is seen[1]
+    assert seen[2] is seen[3]
+    assert (seen[0] is not seen[2]) == fresh
+    assert all((one is not edges) == fresh for one in seen)

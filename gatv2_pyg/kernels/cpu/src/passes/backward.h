@@ -11,8 +11,10 @@ class Backward {
   using A = Acc<T>;
 
  public:
-  explicit Backward(const Arguments& args)
+  // `wide`: d edge_attr is kept in A, to be added to that of other elements.
+  explicit Backward(const Arguments& args, bool wide = false)
       : c_(args),
+        wide_(wide),
         by_dst_(args.by_dst, args.wide_index, args.num_dst),
         by_src_(args.by_src, args.wide_index, args.d_x_src ? args.num_src * args.src_blocks : 0) {}
 
@@ -21,7 +23,7 @@ class Backward {
     const bool records_needed = c_.args.d_x_src || c_.bias.gradient();
     const int64_t threads = min_of(c_.threads_for(by_dst_.num_edges), (int64_t)256);
     const Workers<T> workers(c_, threads, records_needed ? longest_row() : 0);
-    ByDestination<T> by_destination(c_, by_dst_);
+    ByDestination<T> by_destination(c_, by_dst_, wide_);
     if (!workers.ok() || !by_destination.ok()) return kOutOfMemory;
     if (!records_needed) {
       const int64_t status = by_destination.run(by_dst_, workers, threads, nullptr);
@@ -74,6 +76,7 @@ class Backward {
   }
 
   const Context<T> c_;
+  const bool wide_;
   const Rows by_dst_, by_src_;
 };
 

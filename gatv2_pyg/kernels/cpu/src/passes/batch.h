@@ -45,7 +45,7 @@ class Batch {
           gradient = to;
           to += n;
         });
-        return Backward<T>(one).run();
+        return Backward<T>(one, true).run();
       });
       if (status != kOk) return status;
       add_up(partials.get<A>(), count, end - first, totals.get<double>());
@@ -92,7 +92,7 @@ class Batch {
   static void move(void*& p, int64_t by) {
     if (p) p = static_cast<E*>(p) + by;
   }
-  // f(gradient, its elements, whether they are of T) for each that the elements share.
+  // f(gradient, its elements, whether they are of T at last) for each that the elements share.
   template <class F>
   void each_shared(Arguments& a, F&& f) const {
     if (a.d_att) f(a.d_att, row_, false);
@@ -119,14 +119,12 @@ class Batch {
   void add_up(const A* partials, int64_t count, int64_t elements, double* totals) const {
     const int64_t block = 4096;
     Arguments all = args_;
-    each_shared(all, [&](void*, int64_t size, bool narrow) {
+    each_shared(all, [&](void*, int64_t size, bool) {
       parallel_for((size + block - 1) / block, args_.threads, [&](int64_t item, int64_t) {
         const int64_t begin = item * block, end = min_of(size, begin + block);
         for (int64_t e = 0; e < elements; ++e) {
-          const void* const from = partials + e * count;
-          for (int64_t k = begin; k < end; ++k)
-            totals[k] += narrow ? (double)to_float(static_cast<const T*>(from)[k])
-                                : (double)static_cast<const A*>(from)[k];
+          const A* const from = partials + e * count;
+          for (int64_t k = begin; k < end; ++k) totals[k] += (double)from[k];
         }
       });
       partials += size;

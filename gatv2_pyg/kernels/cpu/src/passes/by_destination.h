@@ -12,11 +12,13 @@ class ByDestination {
   static constexpr int W = Simd<A>::W;
 
  public:
-  ByDestination(const Context<T>& c, const Rows& rows)
+  // `wide`: d edge_attr is kept in A.
+  ByDestination(const Context<T>& c, const Rows& rows, bool wide)
       : c_(c),
         rows_(rows),
         d_att_(static_cast<A*>(c.args.d_att)),
-        d_edge_attr_(static_cast<T*>(c.args.d_edge_attr)),
+        d_edge_attr_(c.args.d_edge_attr),
+        wide_(wide),
         d_edge_weight_(static_cast<A*>(c.args.d_edge_weight)),
         edges_(c, rows),
         long_rows_(c, rows, edges_),
@@ -24,7 +26,7 @@ class ByDestination {
     if (!ok()) return;
     memset(totals_.template get<double>(), 0, sizeof(double) * item_size());
     if (d_edge_attr_ && c_.args.num_ids != rows.num_edges)
-      memset(d_edge_attr_, 0, sizeof(T) * c_.args.num_ids * c_.args.edge_dim);
+      memset(d_edge_attr_, 0, (wide ? sizeof(A) : sizeof(T)) * c_.args.num_ids * c_.args.edge_dim);
     c_.bias.prefer_huge_pages_below_gradient();
     if (c_.args.num_ids != rows.num_edges) c_.bias.clear_gradient();
   }
@@ -48,7 +50,7 @@ class ByDestination {
       double* const sum = sums.get<double>() + item * item_size();
       memset(sum, 0, sizeof(double) * item_size());
       if (edges_.edge_gradients())
-        w.staged.begin(d_edge_attr_, d_edge_weight_ ? sum + c_.plan.padded_row : nullptr);
+        w.staged.begin(d_edge_attr_, wide_, d_edge_weight_ ? sum + c_.plan.padded_row : nullptr);
       for_each_part(
           rows, items, item, edges_.short_row(),
           [&](int64_t first, int64_t last) { short_rows(w, first, last, records, sum); },
@@ -148,7 +150,8 @@ class ByDestination {
   const Context<T>& c_;
   const Rows& rows_;
   A* const d_att_;
-  T* const d_edge_attr_;
+  void* const d_edge_attr_;
+  const bool wide_;
   A* const d_edge_weight_;
   const DestinationEdges<T> edges_;
   const LongDestinations<T> long_rows_;

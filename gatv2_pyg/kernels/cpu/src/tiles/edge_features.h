@@ -110,8 +110,10 @@ class EdgeGradients {
     attr_ = dz_ + (size_t)kWindow * plan.padded_row;
     result_ = attr_ + kWindow * weight.dim;
   }
-  void begin(T* d_attr, double* d_weight) {
+  // `d_attr` is of A where it is `wide`, else of T.
+  void begin(void* d_attr, bool wide, double* d_weight) {
     d_attr_ = d_attr;
+    wide_ = wide;
     d_weight_ = d_weight;
     n_ = 0;
   }
@@ -131,8 +133,13 @@ class EdgeGradients {
       multiply(dz_, row, 1, n_, weight_->by_channel, padded, row, padded,
                [=](int k, int64_t c, V v) GATV2_LAMBDA_INLINE { store(out + k * padded + c, v); });
       for (int k = 0; k < n_; ++k)
-        for (int64_t d = 0; d < dim; ++d)
-          from_float(out[k * padded + d], d_attr_[ids_[k] * dim + d]);
+        for (int64_t d = 0; d < dim; ++d) {
+          const int64_t to = ids_[k] * dim + d;
+          if (wide_)
+            static_cast<A*>(d_attr_)[to] = out[k * padded + d];
+          else
+            from_float(out[k * padded + d], static_cast<T*>(d_attr_)[to]);
+        }
     }
     if (d_weight_ && n_) {
       double* const sum = d_weight_;
@@ -152,7 +159,8 @@ class EdgeGradients {
   A* dz_ = nullptr;
   A* attr_ = nullptr;
   A* result_ = nullptr;
-  T* d_attr_ = nullptr;
+  void* d_attr_ = nullptr;
+  bool wide_ = false;
   double* d_weight_ = nullptr;
   int64_t ids_[kWindow];
   int n_ = 0;
