@@ -1,7 +1,7 @@
 """Mini-batches of sampled neighbourhoods on Tolokers (11,758 workers, a million edges).
 
 PyG's NeighborLoader needs torch_sparse or pyg-lib.  Where neither is there, this example says so
-and trains on random parts of the graph instead.
+and trains on random parts of the graph instead.  Only pyg-lib counts hops, for trim_to_layer.
 """
 
 import argparse
