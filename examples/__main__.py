@@ -38,7 +38,7 @@ EXAMPLES = {
     "heterogeneous": Example("heterogeneous", "Cora", ("--epochs", "10")),
     "lightning_module": Example("lightning_module", "Cora", ("--epochs", "10"), out="lightning"),
     "explain": Example("explain", "Cora", ("--epochs", "20"), out="attention.png"),
-    "distributed_sampling": Example("distributed_sampling", "tolokers", ("--epochs", "1"), 2),
+    "distributed_sampling": Example("distributed_sampling", "tolokers", ("--epochs", "2"), 2),
     "sharded_rows": Example("sharded_full_batch", "Cora", ("--epochs", "20"), 2),
     "sharded_heads": Example(
         "sharded_full_batch",

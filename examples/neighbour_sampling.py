@@ -1,7 +1,7 @@
 """Mini-batches of sampled neighbourhoods on Tolokers (11,758 workers, a million edges).
 
 PyG's NeighborLoader needs torch_sparse or pyg-lib.  Where neither is there, this example says so
-and trains on random parts of the graph instead.
+and trains on random parts of the graph instead.  Only pyg-lib counts hops, for trim_to_layer.
 """
 
 import argparse
@@ -41,7 +41,8 @@ def batches(data, mask, batch_size: int):
             data, [15, 10], input_nodes=mask, batch_size=batch_size, shuffle=True
         )
         for batch in loader:
-            hops = batch.num_sampled_nodes, batch.num_sampled_edges
+            counts = ("num_sampled_nodes", "num_sampled_edges")  # torch_sparse gives none
+            hops = (getattr(batch, count, None) for count in counts)
             rows = slice(0, batch.batch_size)
             yield (batch.x, batch.edge_index, *hops), rows, batch.y[rows]
     else:

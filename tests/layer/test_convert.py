@@ -467,6 +467,7 @@ def test_bad_input():
         for swap in (use_gatv2, to_pyg):
             with pytest.warns(UserWarning, match="has no GATv2Conv layer"):
                 assert swap(model) is model
+    already = torch.nn.ModuleList([PyGGATv2Conv(6, 4)])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        to_pyg(torch.nn.ModuleList([PyGGATv2Conv(6, 4)]))
+        to_pyg(already)
