@@ -469,5 +469,5 @@ def test_bad_input():
                 assert swap(model) is model
     already = torch.nn.ModuleList([PyGGATv2Conv(6, 4)])
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         to_pyg(already)
