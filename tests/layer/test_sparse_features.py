@@ -169,6 +169,16 @@ def test_another_pattern_of_the_same_size_is_seen(built):
 
 
 @compiled
+@layouts
+def test_the_same_pattern_in_another_width_is_another(layout):
+    x = torch.zeros(NODES, 5, dtype=torch.float64)
+    x[torch.arange(NODES), torch.arange(NODES) % 5] = 1.0
+    for wide in (x, torch.nn.functional.pad(x, (0, 4)), x):
+        ours, theirs = pair_of_layers(wide.size(1))
+        assert_same(step(ours, LAYOUTS[layout](wide), edges()), step(theirs, wide, edges()))
+
+
+@compiled
 def test_indices_written_in_place_are_seen():
     ours, theirs = pair_of_layers()
     x = features().to_sparse_csr()
@@ -288,7 +298,9 @@ def test_hooks_on_the_maps_are_called():
     seen = []
     ours.lin_l.register_forward_hook(lambda module, inputs, out: seen.append(inputs[0].layout))
     ours(features().to_sparse_csr(), edges())
-    assert seen == [torch.sparse_csr]
+    ours.lin_r.register_forward_pre_hook(lambda module, inputs: seen.append("before"))
+    ours(features().to_sparse_csr(), edges())
+    assert seen == [torch.sparse_csr, torch.sparse_csr, "before"]
 
 
 def test_a_map_of_the_users_own():
