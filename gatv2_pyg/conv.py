@@ -220,7 +220,7 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
             attention = None if alpha is None else neighbours.order(graph, alpha)
 
         shared = out
-        out = out.flatten(-2) if self.concat else out.mean(dim=-2)
+        out = self._joined(out) if self.concat else out.mean(dim=-2)
         if res is not None:
             out = out + res
         bias = self.bias
@@ -323,6 +323,13 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         if x.dim() == 2:
             return x.view(x.size(0), self.heads, self.out_channels)
         return x.view(*x.shape[:-1], self.heads, self.out_channels)
+
+    def _joined(self, out: Tensor) -> Tensor:
+        """``[*, N, H, C]`` as ``[*, N, H * C]``."""
+        if out.size(-1) == self.out_channels:
+            return out.flatten(-2)
+        # Several aggregations make rows longer: PyG's layer makes more rows of them.
+        return out.reshape(*out.shape[:-3], -1, self.heads * self.out_channels)
 
     def _pass_messages(
         self, neighbours: Neighbours, x_l: Tensor, x_r: Tensor, attn_bias: Tensor | None

@@ -145,10 +145,15 @@ def attend(
     elif not isinstance(seed, Tensor):
         seed = torch.tensor(seed, device="cpu")
     options = Options(float(negative_slope), float(dropout), seed)
-    if backend.kernels is not None:
+    # Kernels take no rows without heads; what comes of them is empty.
+    if backend.kernels is not None and inputs.x_src.size(-2) > 0:
         edges = graph.edges(with_sources=torch.is_grad_enabled() and inputs.x_src.requires_grad)
         call = inputs, edges, options, return_attention, dtype == acc
-        if backend.kernels == "cpu" and direct.fits(inputs, edges, graph.num_src):
+        if (
+            backend.kernels == "cpu"
+            and graph.is_plain
+            and direct.fits(inputs, edges, graph.num_src)
+        ):
             out, alpha = direct.attention(*call)
         else:
             graph.vouch()

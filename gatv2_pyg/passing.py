@@ -92,7 +92,7 @@ def why_message_passing(layer: MessagePassing, base: type) -> str | None:
     overridden = _overridden_step(type(layer), base)
     if overridden is not None:
         return f"'{overridden}' is overridden"
-    aggregation = modules["aggr_module"]
+    aggregation = modules.get("aggr_module")
     if type(aggregation) is not SumAggregation:
         return f"the aggregation is {aggregation}, not the sum"
     if _hooked(aggregation):

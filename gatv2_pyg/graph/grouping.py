@@ -24,8 +24,12 @@ class EdgeIndexError(IndexError, ValueError):
 
 def index_dtype(*sizes: int) -> torch.dtype:
     """int32 where every index and count is known to fit, else int64."""
+    # Within torch.compile symbolic sizes pass as integers, and a comparison is a guard, which sizes
+    # without a bound would break in an exported program.
+    exporting = torch.compiler.is_exporting()
     fits = all(
-        size < 2**31 if type(size) is int else statically_known_true(size < 2**31) for size in sizes
+        size < 2**31 if type(size) is int and not exporting else statically_known_true(size < 2**31)
+        for size in sizes
     )
     return torch.int32 if fits else torch.int64
 

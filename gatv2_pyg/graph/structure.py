@@ -40,13 +40,21 @@ class Graph:
     _num_loops: int = 0
     """Self-loops that were added; they have the last ids."""
     _bags: tuple[Tensor, Tensor] | None = None
+    _plain: bool
+    """Whether the edges by destination are their memory, and no one traces or wraps them."""
 
     def __init__(self) -> None:
         raise TypeError("Expected a graph to be made by Graph.from_edge_index or Graph.from_csc")
 
     @classmethod
     def _of(
-        cls, by_dst: Rows, num_src: int, num_dst: int, num_ids: int, complete: bool | None
+        cls,
+        by_dst: Rows,
+        num_src: int,
+        num_dst: int,
+        num_ids: int,
+        complete: bool | None,
+        plain: bool = True,
     ) -> Graph:
         graph = cls.__new__(cls)
         graph._by_dst = by_dst
@@ -55,7 +63,7 @@ class Graph:
         graph._num_src = num_src
         graph._num_dst = num_dst
         graph._num_ids = graph._num_sized = num_ids
-        graph._complete = complete
+        graph._complete, graph._plain = complete, plain
         return graph
 
     @classmethod
@@ -100,7 +108,8 @@ class Graph:
         arguments = (edge_index, num_src, num_dst, add_self_loops, sources_first, wide)
         if values_unknown(edge_index):
             *rows, _ = operators.group_by_dst(*arguments)
-            return cls._of(Rows(*rows), num_src, num_dst, num_ids, None if add_self_loops else True)
+            complete = None if add_self_loops else True
+            return cls._of(Rows(*rows), num_src, num_dst, num_ids, complete, plain=False)
         with reading_values():
             if edge_index.device.type != "cpu":
                 row, col = edge_index.unbind(0)
@@ -143,7 +152,8 @@ class Graph:
                 f"Expected 'eid' to have {num_ids} elements, as 'idx', got {eid.numel()}"
             )
         dtype = grouping.index_dtype(num_src, num_dst, num_ids)
-        if values_unknown(idx):
+        plain = not any(map(values_unknown, given.values()))
+        if not plain:
             rows = cls._csc_rows(ptr, idx, eid, dtype)
         else:
             with reading_values():
@@ -155,7 +165,7 @@ class Graph:
                 used = [table[table[:, 0] >= 0] for table in (rows.pieces, rows.cuts)]
                 rows = rows._replace(pieces=used[0], cuts=used[1])
                 require_sound("by_dst", rows, Extent(num_dst, num_src, num_ids, num_src))
-        return cls._of(rows, num_src, num_dst, num_ids, complete=True)
+        return cls._of(rows, num_src, num_dst, num_ids, complete=True, plain=plain)
 
     def rows(self, start: int, stop: int) -> Graph:
         """The edges that point to the destinations ``start`` to ``stop - 1``, under their ids here.
@@ -182,7 +192,7 @@ class Graph:
                 f"start={start}, stop={stop}"
             )
         whole = self._by_dst
-        if values_unknown(whole.idx):
+        if not self.is_plain or values_unknown(whole.idx):
             raise ValueError("Expected rows of a graph to be taken outside of what is traced")
         with reading_values():
             ptr = whole.ptr[start : stop + 1]
@@ -228,6 +238,11 @@ class Graph:
         return self._complete
 
     @property
+    def is_plain(self) -> bool:
+        """Whether its tensors are their memory: it was not made of wrapped or traced ones."""
+        return self._plain
+
+    @property
     def by_dst(self) -> Rows:
         """The edges grouped by destination, each row in order of ids; a copy."""
         return Rows(*(part.clone() for part in self._by_dst))
@@ -243,18 +258,19 @@ class Graph:
         return Rows(*(part.clone() for part in self._sources()))
 
     def _sources(self) -> Rows:
-        if self._by_src is None:
-            self._by_src = self._group_by_src()
-            self._unmarked = True
-        return self._by_src
-
-    def _group_by_src(self) -> Rows:
+        if self._by_src is not None:
+            return self._by_src
         ptr, idx = self._by_dst.ptr, self._by_dst.idx
-        if values_unknown(idx):
-            *rows, _ = operators.group_by_src(ptr, idx, self.num_src, self._num_sized)
-            return Rows(*rows)
-        with reading_values():
-            return operators.trimmed_sources(ptr, idx, self.num_src, self._num_sized)
+        if not self.is_plain or values_unknown(idx):
+            *parts, _ = operators.group_by_src(ptr, idx, self.num_src, self._num_sized)
+            rows = Rows(*parts)
+            if self.is_plain and not torch.compiler.is_dynamo_compiling():
+                return rows  # fake or wrapped ones must not outlive the call
+        else:
+            with reading_values():
+                rows = operators.trimmed_sources(ptr, idx, self.num_src, self._num_sized)
+        self._by_src, self._unmarked = rows, True
+        return rows
 
     def bags(self) -> tuple[Tensor, Tensor]:
         """The ids of the edges by destination without the added self-loops, and where rows begin.
@@ -283,7 +299,7 @@ class Graph:
     def vouch(self) -> None:
         """Notes for the operators that the groupings are sound: they were made here."""
         by_dst, by_src = self._by_dst, self._by_src
-        if not self._unmarked or values_unknown(by_dst.idx):
+        if not self._unmarked or not self.is_plain or values_unknown(by_dst.idx):
             return
         mark_sound(by_dst, Extent(self.num_dst, self.num_src, self.num_ids, self.num_src))
         if by_src is not None:

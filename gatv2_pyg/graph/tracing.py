@@ -25,12 +25,14 @@ def values_unknown(tensor: Tensor) -> bool:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor holds memory of its own on the CPU or on CUDA, and nothing wraps it."""
+    """Whether a tensor is its memory on the CPU or on CUDA, and nothing wraps it."""
     return (
         type(tensor).__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
         and (tensor.is_cpu or tensor.is_cuda)
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         and not torch._is_functional_tensor(tensor)
+        and not tensor.is_neg()
+        and not torch._is_zerotensor(tensor)
     )
 
 

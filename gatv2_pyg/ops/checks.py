@@ -160,6 +160,11 @@ def check_call(inputs: Inputs, edges: Edges, options: Options, acc: torch.dtype)
             f"{list(inputs.x_src.shape)}"
         )
     num_src, num_dst = inputs.x_src.size(-3), by_dst.ptr.numel() - 1
+    if inputs.x_src.size(-2) == 0 or inputs.x_src.size(-1) == 0:
+        raise ValueError(
+            "Expected 'x_src' to have at least one head and one channel, got the shape "
+            f"{list(inputs.x_src.shape)}"
+        )
     check_dropout(options.dropout)
     if edges.num_ids < 0:
         raise ValueError(f"Expected 'num_ids' to be 0 or more, got {edges.num_ids}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from gatv2_pyg.kernels.contract import Edges, Inputs, Options, Outputs
 from gatv2_pyg.ops import folding, reference
@@ -41,6 +42,50 @@ def _operations() -> Any:
         return load_operations("pyg_lib")
 
 
+class _Linear(torch.autograd.Function):
+    """A linear operation on rows; those of the libraries have no second derivatives."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @classmethod
+    def vmap(cls, info, in_dims, rows: Tensor, ptr: Tensor):
+        return cls.apply(rows.movedim(in_dims[0], -1), ptr), -1
+
+
+class _Gather(_Linear):
+    """Each row for all edges of its segment."""
+
+    @staticmethod
+    def forward(rows: Tensor, ptr: Tensor) -> Tensor:
+        return _operations().gather_csr(rows.contiguous(), ptr)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return _sum(grad, *ctx.saved_tensors), None
+
+
+class _Sum(_Linear):
+    """The sum over the edges of each segment."""
+
+    @staticmethod
+    def forward(rows: Tensor, ptr: Tensor) -> Tensor:
+        return _operations().segment_csr(rows.contiguous(), ptr, reduce="sum")
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return _gather(grad, *ctx.saved_tensors), None
+
+
+def _gather(rows: Tensor, ptr: Tensor) -> Tensor:
+    return _Gather.apply(rows, ptr)
+
+
+def _sum(edges: Tensor, ptr: Tensor) -> Tensor:
+    return _Sum.apply(edges, ptr)
+
+
 def forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bool) -> Outputs:
     """Equations (1)-(3) over edges sorted by destination; ``lse`` is not computed where there are
     edges, and left empty."""
@@ -58,15 +103,13 @@ def forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bo
 def _forward(
     inputs: Inputs, edges: Edges, options: Options, return_attention: bool, batch: int
 ) -> Outputs:
-    operations = _operations()
-    segment_csr, gather_csr = operations.segment_csr, operations.gather_csr
     acc = accumulation_dtype(inputs.x_src.dtype)
     ptr = edges.by_dst.ptr.long()
     num_edges = int(ptr[-1])
     x_src, x_dst = inputs.x_src.to(acc), inputs.x_dst.to(acc)
     j, eid = edges.by_dst.idx[:num_edges].long(), edges.by_dst.edge[:num_edges].long()
     x_j = x_src.index_select(0, j)
-    z = x_j + gather_csr(x_dst, ptr)  # (1)
+    z = x_j + _gather(x_dst, ptr)  # (1)
     if inputs.edge_attr is not None and inputs.edge_weight is not None:
         rows = inputs.edge_attr.to(acc)
         rows = rows if eid.numel() == 0 else rows.index_select(0, eid)
@@ -74,13 +117,13 @@ def _forward(
     s = (F.leaky_relu(z, options.negative_slope) * inputs.att).sum(-1)  # (2)
     ids = eid if eid.numel() else torch.arange(num_edges, device=ptr.device)
     s = reference.biased(s, inputs.attn_bias, ids)
-    top = reference.finite_below(segment_csr(s.detach(), ptr, reduce="max"))
-    s = (s - gather_csr(top, ptr)).exp()
-    total = segment_csr(s, ptr, reduce="sum")
-    alpha = s / gather_csr(torch.where(total == 0, 1.0, total), ptr)
+    top = reference.finite_below(_operations().segment_csr(s.detach(), ptr, reduce="max"))
+    s = (s - _gather(top, ptr)).exp()
+    total = _sum(s, ptr)
+    alpha = s / _gather(torch.where(total == 0, 1.0, total), ptr)
     if options.dropout > 0:
         alpha = alpha * reference.keep_scale(ids, s.size(1), options, acc, batch)
-    out = segment_csr(alpha.unsqueeze(-1) * x_j, ptr, reduce="sum")  # (3)
+    out = _sum(alpha.unsqueeze(-1) * x_j, ptr)  # (3)
     lse = s.new_empty(0)
     if not return_attention:
         return Outputs(out, lse, None)

@@ -83,6 +83,25 @@ def test_compiled_graphs_of_one_tensor_are_told_apart():
                 assert torch.equal(mine, theirs), flags
 
 
+def test_compiled_graphs_get_copies_of_what_is_kept():
+    """Inductor may write to what an operator returned; edges by source follow the copies."""
+    index = torch.randint(7, (2, 40), generator=torch.Generator().manual_seed(0))
+    want = operators.group_edges(index.clone(), 7, 7, False, True, False)
+    sources = operators.group_sources(*want[:2], 7, 40)
+    for _ in range(2):
+        got = operators.group_by_dst(index, 7, 7, False, True, False)
+        assert all(torch.equal(*pair) for pair in zip(got, want, strict=True))
+        for _ in range(2):
+            by_src = operators.group_by_src(*got[:2], 7, 40)
+            assert all(torch.equal(*pair) for pair in zip(by_src, sources, strict=True))
+            for part in by_src:
+                part.fill_(-1)
+        for part in got:
+            part.fill_(-1)
+        with pytest.raises(ValueError, match="by_dst"):
+            operators.group_by_src(*got[:2], 7, 40)
+
+
 @pytest.mark.filterwarnings("ignore:Sparse (CSC|invariant):UserWarning")
 def test_features_within_a_matrix_are_read_in_every_call():
     """The cache looks at its indices alone."""

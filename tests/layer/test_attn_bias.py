@@ -204,6 +204,59 @@ def test_second_derivatives(backend):
     assert torch.autograd.gradgradcheck(call, (x, bias))
 
 
+def edge_by_edge(x_src, x_dst, att, edge_attr, edge_weight, bias, index):
+    """One element of a batch; masked edges take no part."""
+    out = []
+    src, dst = index
+    for node in range(x_dst.size(0)):
+        mine = dst == node
+        x_j = x_src[src[mine]]
+        z = x_j + x_dst[node] + (edge_attr[mine] @ edge_weight.t()).view_as(x_j)
+        s = (F.leaky_relu(z, 0.2) * att).sum(-1) + bias[mine]
+        masked = s == -torch.inf
+        alpha = s.masked_fill(masked, -1e9).softmax(0).masked_fill(masked, 0.0)
+        out.append((alpha.unsqueeze(-1) * x_j).sum(0))
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("backend", backends())
+def test_masked_rows_of_a_batch_with_edge_features(backend):
+    """Two derivatives, where nothing is left of a row, and where all else is shared."""
+    rng = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=rng, dtype=torch.float64).requires_grad_()
+
+    index = torch.randint(5, (2, 14), generator=rng)
+    leaves = (random(2, 5, 2, 3), random(2, 5, 2, 3), random(2, 3))
+    leaves = (*leaves, random(14, 4), random(6, 4), random(14, 2))
+    hidden = torch.zeros(14, 2, dtype=torch.bool)
+    hidden[index[1] == 2, 0] = True
+    hidden[index[1] == 3] = True
+    assert hidden.any(0).all()
+    graph = Graph.from_edge_index(index, 5)
+
+    def found(by_edge: bool):
+        *given, bias = leaves
+        x_src, x_dst, att, edge_attr, edge_weight = given
+        bias = bias.masked_fill(hidden, -torch.inf)
+        if by_edge:
+            pairs = zip(x_src, x_dst, strict=True)
+            shared = (att, edge_attr, edge_weight, bias, index)
+            out = torch.stack([edge_by_edge(*pair, *shared) for pair in pairs])
+        else:
+            extra = {"edge_attr": edge_attr, "edge_weight": edge_weight, "attn_bias": bias}
+            out = gatv2_attention(x_src, x_dst, att, graph, backend=backend, **extra)
+        first = torch.autograd.grad(out.square().sum(), leaves, create_graph=True)
+        if backend == "scatter":  # whose operators have no second derivatives
+            return out, *first
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+        return out, *first, *second
+
+    for mine, theirs in zip(found(False), found(True), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
 @needs_fused
 def test_batched_gradients():
     conv, x, index, bias = small()

@@ -169,6 +169,16 @@ def test_another_pattern_of_the_same_size_is_seen(built):
 
 
 @compiled
+@layouts
+def test_the_same_pattern_in_another_width_is_another(layout):
+    x = torch.zeros(NODES, 5, dtype=torch.float64)
+    x[torch.arange(NODES), torch.arange(NODES) % 5] = 1.0
+    for wide in (x, torch.nn.functional.pad(x, (0, 4)), x):
+        ours, theirs = pair_of_layers(wide.size(1))
+        assert_same(step(ours, LAYOUTS[layout](wide), edges()), step(theirs, wide, edges()))
+
+
+@compiled
 def test_indices_written_in_place_are_seen():
     ours, theirs = pair_of_layers()
     x = features().to_sparse_csr()
@@ -354,6 +364,16 @@ def test_rows_that_begin_elsewhere_are_another_pattern():
     check_products(
         [torch.sparse_csr_tensor(torch.tensor(ptr), columns, values, (3, 4)) for ptr in begins]
     )
+
+
+def test_hooks_on_the_maps_see_the_matrix():
+    ours, _ = pair_of_layers()
+    seen = []
+    ours.lin_l.register_forward_hook(lambda module, inputs, out: seen.append(inputs[0].layout))
+    ours(features().to_sparse_csr(), edges())
+    ours.lin_r.register_forward_pre_hook(lambda module, inputs: seen.append("before"))
+    ours(features().to_sparse_csr(), edges())
+    assert seen == [torch.sparse_csr, torch.sparse_csr, "before"]
 
 
 def test_a_map_of_the_users_own():

@@ -201,6 +201,14 @@ def test_a_parameter_of_another_shape_is_refused(replaced):
         layer(torch.randn(30, 4), torch.randint(30, (2, 9)))
 
 
+@pytest.mark.parametrize("shape", [(10, 2), (9, 3), (30,)])
+def test_an_edge_weight_of_another_shape_is_refused(shape):
+    layer = GATv2Conv(4, 5, heads=2, edge_dim=3, add_self_loops=False)
+    layer.lin_edge.weight = torch.nn.Parameter(torch.ones(shape))
+    with pytest.raises(ValueError, match=r"^Expected 'edge_weight' to have the shape"):
+        layer(torch.randn(30, 4), torch.randint(30, (2, 9)), torch.randn(9, 3))
+
+
 class Named(torch.Tensor):
     pass
 

@@ -101,3 +101,27 @@ def test_torch_scatter_goes_first(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyg_lib", None)
     assert scatter._operations() is torch_scatter
     assert backends.refusal("scatter", CPU, torch.float32) is None
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_second_derivatives_are_those_of_the_reference(vectorize):
+    """Of a batch, with edge features, dropout, biases and a destination without edges that count."""
+    reason = backends.refusal("scatter", CPU, torch.float64)
+    if reason is not None:
+        pytest.skip(reason)
+    torch.manual_seed(0)
+    conv = GATv2Conv(3, 2, heads=2, edge_dim=2, dropout=0.3, add_self_loops=False).double()
+    edge_index, edge_attr = torch.randint(5, (2, 12)), torch.randn(12, 2).double()
+    bias = torch.randn(12, 2).double().masked_fill(edge_index[1, :, None] == 2, -torch.inf)
+    found = {}
+    for backend in ("scatter", "reference"):
+        conv.backend = backend
+
+        def loss(x):
+            torch.manual_seed(1)
+            return conv(x, edge_index, edge_attr, attn_bias=bias).sin().sum()
+
+        x = torch.linspace(-1, 1, 30, dtype=torch.float64).view(2, 5, 3)
+        found[backend] = torch.autograd.functional.hessian(loss, x, vectorize=vectorize)
+    assert found["reference"].abs().max() > 0.01
+    torch.testing.assert_close(found["scatter"], found["reference"], rtol=1e-10, atol=1e-12)

@@ -22,14 +22,12 @@ def _shape(*sizes: int, most: int = 6):
 
 
 @st.composite
-def _tensor(draw, *sizes, dtype="float64"):
+def _tensor(draw, *sizes, dtype="float64", forms=("strided", "expanded", "meta", "nan")):
     other = st.sampled_from(_FLOATS + _INTEGERS + ("bool", "complex64"))
     return {
         "shape": draw(_shape(*sizes)),
         "dtype": draw(_mostly(st.just(dtype), other)),
-        "form": draw(
-            _mostly(st.just("plain"), st.sampled_from(["strided", "expanded", "meta", "nan"]))
-        ),
+        "form": draw(_mostly(st.just("plain"), st.sampled_from(forms))),
         "shift": draw(st.integers(0, 5)),
     }
 
@@ -108,6 +106,9 @@ def _function_call(draw):
     ids = len(given["src"]) + (min(num_src, num_dst) if loops else 0)
     dtype = draw(_mostly(st.just("float64"), st.sampled_from(_FLOATS)))
     with_attr = draw(st.booleans())
+    lead = draw(st.sampled_from([[], [], [], [1], [2], [0], [2, 1]]))
+    bias = draw(st.sampled_from([None, None, [ids], [ids, heads]]))
+    forms = ("strided", "expanded", "meta", "masked", "masked", "masked")
     return {
         "door": "function",
         "edge_index": given,
@@ -116,13 +117,14 @@ def _function_call(draw):
             "num_dst": draw(_mostly(st.just(num_dst), st.integers(-2, 9))),
             "add_self_loops": loops,
         },
-        "x_src": draw(_tensor(num_src, heads, channels, dtype=dtype)),
-        "x_dst": draw(_tensor(num_dst, heads, channels, dtype=dtype)),
+        "x_src": draw(_tensor(*lead, num_src, heads, channels, dtype=dtype)),
+        "x_dst": draw(_tensor(*lead, num_dst, heads, channels, dtype=dtype)),
         "att": draw(_tensor(heads, channels, dtype=dtype)),
         "edge_attr": draw(_tensor(ids, features, dtype=dtype)) if with_attr else None,
         "edge_weight": draw(_tensor(heads * channels, features, dtype=dtype))
         if with_attr
         else None,
+        "attn_bias": None if bias is None else draw(_tensor(*bias, dtype=dtype, forms=forms)),
         "backend": draw(st.sampled_from(["auto", "reference"])),
     }
 

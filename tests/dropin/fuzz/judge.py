@@ -46,6 +46,8 @@ def _made(spec: dict[str, Any] | None) -> torch.Tensor | None:
         value = value.to("meta")
     elif spec["form"] == "nan" and value.numel() and value.dtype.is_floating_point:
         value.view(-1)[0] = float("nan")
+    elif spec["form"] == "masked" and value.numel() and value.dtype.is_floating_point:
+        value.view(-1)[::3] = -torch.inf
     return value
 
 
@@ -168,20 +170,33 @@ def _attempt(cls, options, call, edge_index):
         return error
 
 
-def _naive(x_src, x_dst, att, edge_attr, edge_weight, edges, num_ids):
+def _naive(given, edges, num_ids):
     """Attention and its coefficients, edge by edge; ``edges`` are (source, destination, id)."""
+    x_src, x_dst, att, edge_attr, weight, bias = given
+    if x_src.dim() > 3:
+        lead = x_src.shape[:-3]
+        parts = [
+            _naive([one, other, *given[2:]], edges, num_ids)
+            for one, other in zip(x_src.flatten(0, -4), x_dst.flatten(0, -4), strict=True)
+        ]
+        if not parts:
+            empty = torch.zeros(*lead, num_ids, x_dst.size(-2), dtype=torch.float64)
+            return [x_dst.double() * 0, empty]
+        return [torch.stack(part).unflatten(0, lead) for part in zip(*parts, strict=True)]
     out = torch.zeros(x_dst.shape, dtype=torch.float64)
     alpha = torch.zeros(num_ids, x_dst.size(1), dtype=torch.float64)
-    weight = None if edge_weight is None else edge_weight.double()
     scores = {}
     for src, dst, edge in edges:
         z = x_src[src].double() + x_dst[dst].double()
         if weight is not None:
-            z = z + (weight @ edge_attr[edge].double()).view_as(z)
+            z = z + (weight.double() @ edge_attr[edge].double()).view_as(z)
         score = (torch.nn.functional.leaky_relu(z, 0.2) * att.double()).sum(-1)
+        score = score if bias is None else score + bias[edge].double()
         scores.setdefault(dst, []).append((src, edge, score))
     for dst, row in scores.items():
-        shares = torch.stack([score for *_, score in row]).softmax(0)
+        every = torch.stack([score for *_, score in row])
+        masked = every == -torch.inf
+        shares = every.masked_fill(masked, -1e300).softmax(0).masked_fill(masked, 0.0)
         for (src, edge, _), share in zip(row, shares, strict=True):
             out[dst] += share.unsqueeze(-1) * x_src[src].double()
             alpha[edge] = share
@@ -189,19 +204,14 @@ def _naive(x_src, x_dst, att, edge_attr, edge_weight, edges, num_ids):
 
 
 def _judge(graph, edges, call, given) -> str:
-    """Compares attention over the graph with that over its edges, one by one."""
-    x_src, x_dst, att, edge_attr, edge_weight = given
-    extra = (
-        {}
-        if edge_attr is None and edge_weight is None
-        else {
-            "edge_attr": edge_attr,
-            "edge_weight": edge_weight,
-        }
-    )
-    for value in (x_src, x_dst, edge_attr):
-        if value is not None and value.dtype.is_floating_point:
-            value.requires_grad_()
+    """Compares attention over the graph, and gradients, with those over its edges, one by one."""
+    x_src, x_dst, att, edge_attr, edge_weight, attn_bias = given
+    extra = {"attn_bias": attn_bias}
+    if edge_attr is not None or edge_weight is not None:
+        extra |= {"edge_attr": edge_attr, "edge_weight": edge_weight}
+    leaves = [v for v in given if v is not None and v.dtype.is_floating_point]
+    for value in leaves:
+        value.requires_grad_()
     try:
         out, alpha = gatv2_attention(
             x_src, x_dst, att, graph, return_attention=True, backend=call["backend"], **extra
@@ -210,12 +220,21 @@ def _judge(graph, edges, call, given) -> str:
         return _refused(error)
     if out.device.type == "meta":
         return "right"
-    (out.sum() + alpha.sum()).backward() if out.requires_grad else None
-    with torch.no_grad():
-        expected = _naive(x_src, x_dst, att, edge_attr, edge_weight, edges, graph.num_ids)
+    found = [out, alpha]
+    expected = _naive(given, edges, graph.num_ids)
+    # A narrower dtype rounds its gradient; how far a NaN spreads is no one's promise.
+    precise = x_src.dtype in (torch.float64, torch.float32)
+    precise = precise and all(v.dtype == x_src.dtype for v in leaves)
+    if precise and not any(bool(v.isnan().any()) for v in leaves):
+        both = [[v.double() for v in values] for values in (expected, found)]
+        nothing = sum(leaf.flatten()[:0].sum() for leaf in leaves)  # no edges: no gradient
+        for values in both:
+            loss = sum((v * wave(v.shape)).sum() for v in values) + nothing
+            values += torch.autograd.grad(loss, leaves, materialize_grads=True)
+        expected, found = both
     tolerance = _tolerance(str(out.dtype).removeprefix("torch."))
-    found = agree(expected, [out.double(), alpha.double()], tolerance)
-    return "right" if found is True else f"wrong: {found}"
+    same = agree([v.double() for v in expected], [v.double() for v in found], tolerance)
+    return "right" if same is True else f"wrong: {same}"
 
 
 def _function(call: dict[str, Any]) -> str:
@@ -235,7 +254,7 @@ def _function(call: dict[str, Any]) -> str:
         nodes = min(call["graph"]["num_src"], call["graph"]["num_dst"])
         edges = [edge for edge in edges if edge[0] != edge[1]]
         edges += [(at, at, len(src) + at) for at in range(nodes)]
-    names = ("x_src", "x_dst", "att", "edge_attr", "edge_weight")
+    names = ("x_src", "x_dst", "att", "edge_attr", "edge_weight", "attn_bias")
     return _judge(graph, edges, call, [_made(call[name]) for name in names])
 
 
@@ -263,7 +282,7 @@ def _csc(call: dict[str, Any]) -> str:
         return "right" if _used(graph, call) else "wrong"
     shapes = ((call["num_src"], 2, 3), (len(starts) - 1, 2, 3), (2, 3), (graph.num_ids, 2), (6, 2))
     given = [wave(shape, shift=float(at)) for at, shape in enumerate(shapes)]
-    return _judge(graph, edges, call, given)
+    return _judge(graph, edges, call, [*given, None])
 
 
 def _used(graph, call) -> bool:
