@@ -7,7 +7,7 @@ import contextvars
 import functools
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,17 +20,17 @@ from gatv2_pyg.selfcheck import compare_with_reference
 BACKENDS = ("auto", "fused", "triton", "scatter", "reference")
 
 
-_override: contextvars.ContextVar[str | None] = contextvars.ContextVar(
-    "gatv2_pyg.use_backend", default=None
-)
-"""The name that :func:`use_backend` put in force in a thread or an asyncio task."""
-
-
 class _Entry:
     """One :func:`use_backend` that is in force."""
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+
+_in_force: contextvars.ContextVar[tuple[_Entry, ...]] = contextvars.ContextVar(
+    "gatv2_pyg.use_backend", default=()
+)
+"""Those of a thread or an asyncio task, the innermost last."""
 
 
 class _Entered(threading.local):
@@ -94,27 +94,25 @@ def use_backend(name: str) -> Iterator[None]:
     """
     entry, entries = _Entry(check_backend_name(name)), _entered.entries
     traced = torch.compiler.is_dynamo_compiling()
-    before = None if traced else _override.get()
     entries.append(entry)
     if not traced:
-        _override.set(name)
+        _in_force.set((*_in_force.get(), entry))
     try:
         yield
     finally:
-        # Tasks that overlap leave in any order.
+        # Those that overlap leave in any order.
         entries.remove(entry)
         if not traced:
-            _override.set(before)
+            _in_force.set(tuple(other for other in _in_force.get() if other is not entry))
 
 
 def requested_backend(own: str) -> str:
     """The name in force: that of :func:`use_backend`, else the caller's own, checked."""
     if torch.compiler.is_dynamo_compiling():
-        entries = _entered.entries
-        forced = entries[-1].name if entries else None
+        entries: Sequence[_Entry] = _entered.entries
     else:
-        forced = _override.get()
-    return forced or check_backend_name(own)
+        entries = _in_force.get()
+    return entries[-1].name if entries else check_backend_name(own)
 
 
 def select_backend(

@@ -105,12 +105,12 @@ def test_torch_scatter_goes_first(monkeypatch):
 
 @pytest.mark.parametrize("vectorize", [False, True])
 def test_second_derivatives_are_those_of_the_reference(vectorize):
-    """Of a batch, with edge features, dropout, biases and a destination without edges that count."""
+    """Of a batch, with edge features, biases, a destination whose edges take no part."""
     reason = backends.refusal("scatter", CPU, torch.float64)
     if reason is not None:
         pytest.skip(reason)
     torch.manual_seed(0)
-    conv = GATv2Conv(3, 2, heads=2, edge_dim=2, dropout=0.3, add_self_loops=False).double()
+    conv = GATv2Conv(3, 2, heads=2, edge_dim=2, add_self_loops=False).double()
     edge_index, edge_attr = torch.randint(5, (2, 12)), torch.randn(12, 2).double()
     bias = torch.randn(12, 2).double().masked_fill(edge_index[1, :, None] == 2, -torch.inf)
     found = {}
@@ -118,7 +118,6 @@ def test_second_derivatives_are_those_of_the_reference(vectorize):
         conv.backend = backend
 
         def loss(x):
-            torch.manual_seed(1)
             return conv(x, edge_index, edge_attr, attn_bias=bias).sin().sum()
 
         x = torch.linspace(-1, 1, 30, dtype=torch.float64).view(2, 5, 3)
