@@ -167,7 +167,8 @@ class Neighbours(NamedTuple):
             mode = _BAG_MODES.get(self.fill_value)
             # PyG reduces over the second row of edge_index, whatever the flow.
             same_rows = self.flow == "source_to_target"
-            if graph is not None and same_rows and mode is not None and _fits_bags(edge_attr):
+            plain = graph is not None and graph.is_plain and _fits_bags(edge_attr)
+            if graph is not None and plain and same_rows and mode is not None:
                 ids, offsets = graph.bags()
                 bags = F.embedding_bag(ids, edge_attr, offsets, mode=mode, include_last_offset=True)
                 return bags[: self.num_nodes]

@@ -80,6 +80,12 @@ def _(make):
     return found
 
 
+@case("odd tensors/edge features beside a wrapped edge_index")
+def _(make):
+    out = make(edge_dim=3)(features(), TwoTensor(edges(), edges()), features(edges().size(1), 3))
+    return [out.a, out.b] if isinstance(out, TwoTensor) else out
+
+
 @case("odd tensors/expanded and overlapping memory")
 def _(make):
     found = []
