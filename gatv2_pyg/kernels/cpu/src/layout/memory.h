@@ -63,7 +63,8 @@ class Scratch {
     if (block_ && size() >= bytes) return;
     free(block_);
     void* memory = nullptr;
-    block_ = posix_memalign(&memory, kAlignment, bytes + kAlignment) == 0
+    // Vectors are read past the end, as of a Buffer.
+    block_ = posix_memalign(&memory, kAlignment, bytes + 2 * kAlignment) == 0
                  ? static_cast<char*>(memory)
                  : nullptr;
     ok_ = block_ != nullptr;
