@@ -95,8 +95,9 @@ def test_sums_that_cancel_err_about_as_pygs_layer(degrees, shape, edge_dim):
             squares[key] = squares.get(key, 0) + found
     for key, sums in squares.items():
         mine, peers, pyg = sums.sqrt().tolist()
-        # Edges of whole rows get their gradients before what their ds add up to is known.
-        assert mine <= (2.0 if "edge" in key else 1.0) * pyg, key
+        # Which is smaller is chance, and another one with each instruction set. Edges of whole rows
+        # get their gradients before what their ds add up to is known.
+        assert mine <= (2.0 if "edge" in key else 1.25) * pyg, key
         assert pyg / 2 <= peers <= 2 * pyg, key
 
 
