@@ -139,6 +139,19 @@ def mutations(value):
         yield "None", None
 
 
+def changed_calls(recorder, changes):
+    """The recorded calls with one argument changed, by what was changed."""
+    calls = {}
+    for name, (op, args, kwargs) in recorder.calls.items():
+        given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
+        for argument, value in given.items():
+            for text, other in changes(value):
+                calls[f"{name}({argument}: {text})"] = (
+                    lambda op=op, changed=given | {argument: other}: op(**changed)
+                )
+    return calls
+
+
 @ours("bad inputs/raw operators with inconsistent arguments", fused=False, limit=300)
 def _(make):
     torch.set_num_threads(1)
@@ -149,14 +162,7 @@ def _(make):
         count = x.size(0)
         ptr, idx, *_ = torch.ops.gatv2_pyg.group_by_dst(edges(), count, count, True, True, False)
         torch.ops.gatv2_pyg.group_by_src(ptr, idx, count, idx.numel())
-    probes = {}
-    for name, (op, args, kwargs) in recorder.calls.items():
-        given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
-        for argument, value in given.items():
-            for text, other in mutations(value):
-                probes[f"{name}({argument}: {text})"] = (
-                    lambda op=op, changed=given | {argument: other}: op(**changed)
-                )
+    probes = changed_calls(recorder, mutations)
     assert make.variant == "reference" or probes
     found = harmless(probes)
     accepted = [

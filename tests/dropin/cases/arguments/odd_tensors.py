@@ -10,7 +10,8 @@ import gatv2_pyg
 from gatv2_pyg import DenseGATv2Conv, Graph, gatv2_attention
 
 from ...harness import NODES, SIZE, agree, case, edges, features, gradients, ours, step, weighted
-from ...probes import harmless, outcome
+from ...probes import harmless
+from .bad_operators import Recorder, changed_calls, mutations
 
 
 def _negated(value):
@@ -528,13 +529,21 @@ def _(make):
         return None if found is True else repr(found)
 
     harmless({f.__name__: (f, check) for f in (nested, out_of_order, raised, back_and_forth)})
-    assert callable(outcome)
+
+
+def _odd_forms(value):
+    yield from mutations(value)
+    if isinstance(value, torch.Tensor):
+        yield "negated", torch._neg_view(-value)
+        yield "zeros", torch._efficientzerotensor(value.shape, dtype=value.dtype)
+        yield "wrapped", TwoTensor(value.detach(), value.detach())
+        if value.dim():
+            yield "expanded", value.detach()[:1].expand(value.shape)
+            yield "sparse", value.detach().to_sparse()
 
 
 @ours("odd tensors/raw operators with a batch, a bias, by hand", fused=False, limit=400)
 def _(make):
-    from .bad_operators import Recorder, mutations
-
     torch.set_num_threads(1)
     index = edges(5, count=9)
     graph = Graph.from_edge_index(index, 5, add_self_loops=True)
@@ -545,23 +554,5 @@ def _(make):
             x, x, features(2, 4), graph, attn_bias=bias, return_attention=True
         )
         (out.sum() + alpha.square().sum()).backward()
-    probes = {}
-    for name, (op, args, kwargs) in recorder.calls.items():
-        given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
-        for argument, value in given.items():
-            for text, other in mutations(value):
-                probes[f"{name}({argument}: {text})"] = (
-                    lambda op=op, changed=given | {argument: other}: op(**changed)
-                )
-            if isinstance(value, torch.Tensor):
-                for text, other in (
-                    ("negated", torch._neg_view(-value)),
-                    ("zeros", torch._efficientzerotensor(value.shape, dtype=value.dtype)),
-                    ("wrapped", TwoTensor(value.detach(), value.detach())),
-                    ("expanded", value.detach()[:1].expand(value.shape) if value.dim() else value),
-                    ("sparse", value.detach().to_sparse() if value.dim() else value),
-                ):
-                    probes[f"{name}({argument}: {text})"] = (
-                        lambda op=op, changed=given | {argument: other}: op(**changed)
-                    )
+    probes = changed_calls(recorder, _odd_forms)
     harmless(probes)
