@@ -241,3 +241,14 @@ def test_maps_that_drop_rows_are_refused(which):
     setattr(layer, which, Rows(getattr(layer, which), 3))
     with pytest.raises(ValueError, match=r"^Expected '"):
         layer(torch.randn(30, 4), torch.randint(30, (2, 90)))
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_nothing_is_dropped_outside_training(backend):
+    x, graph = torch.randn(6, 2, 3), Graph.from_edge_index(torch.randint(6, (2, 20)), 6)
+    found = [
+        gatv2_attention(x, x, x[0], graph, dropout=dropout, return_attention=True, backend=backend)
+        for dropout in (0.0, 0.9)
+    ]
+    for kept, same in zip(*found, strict=True):
+        assert torch.equal(kept, same)
