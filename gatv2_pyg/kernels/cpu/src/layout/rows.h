@@ -136,7 +136,7 @@ class Rows {
 class Items {
  public:
   Items(const Rows& rows, int64_t most) : rows_(rows) {
-    ranges_ = max_of((int64_t)1, min_of(most, rows.cost() / 2048));
+    ranges_ = max_of((int64_t)1, min_of(most, rows.cost() / 1024));
     groups_ = min_of(most, num_pieces());
   }
   int64_t count() const { return groups_ + ranges_; }

@@ -21,6 +21,7 @@ struct Tile {
   const Acc<T>* own[kBatchSlots];   // padded: by destination, x_dst of the edge's row
   const Acc<T>* grad[kBatchSlots];  // padded: backward by destination, grad_out of that row
   const Acc<T>* projected;          // W_edge edge_attr[e], padded rows; null without edge features
+  Acc<T>* slopes;                   // ds_e LeakyReLU'(z_e) goes there, padded rows; may be null
   uint8_t* masks;                   // by destination: where z is above 0, [n] rows of mask_row
   int64_t mask_row;
   const Acc<T>* records[kBatchSlots];  // by source: see records.h

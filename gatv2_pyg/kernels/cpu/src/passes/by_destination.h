@@ -87,10 +87,12 @@ class ByDestination {
     if (d_edge_weight_) {
       const int64_t dim = c_.args.edge_dim, row_size = c_.plan.padded_row;
       for (int h = 0; h < c_.plan.heads; ++h)
-        for (int k = 0; k < c_.plan.channels; ++k)
+        for (int k = 0; k < c_.plan.channels; ++k) {
+          const int64_t at = h * c_.plan.padded_channels + k;
           for (int64_t d = 0; d < dim; ++d)
             d_edge_weight_[((int64_t)h * c_.plan.channels + k) * dim + d] =
-                (A)totals[row_size + d * row_size + h * c_.plan.padded_channels + k];
+                (A)(totals[row_size + d * row_size + at] * c_.att[at]);
+        }
     }
   }
 

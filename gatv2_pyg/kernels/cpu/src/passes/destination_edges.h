@@ -85,11 +85,12 @@ class DestinationEdges {
     const RowsOut<T> out{d_x_dst_ ? d_x_dst_ + first * c_.plan.row : nullptr, c_.plan.row, false,
                          past_caches_};
     memset(w.sum_b, 0, sizeof(A) * c_.plan.padded_row);
+    open_slopes(w);
     c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
       m->destination_rows[c_.edges()](w.tile, s, w.common, w.d, out, w.sum_b);
     });
     for (int k = 0; k < c_.plan.padded_row; k += W) add_doubles(d_att + k, load(w.sum_b + k));
-    if (edge_gradients()) stage_edges(w, rows_.ptr[first], w.tile.n, w.d);
+    take_slopes(w);
   }
 
   // What a score needs alone.
@@ -163,10 +164,11 @@ class DestinationEdges {
         else if (norm)
           store(s + k * W, alpha);
       }
+      open_slopes(w);
       c_.each_segment([&](const MicroTable<T>* m, const Segment& seg) GATV2_LAMBDA_INLINE {
         m->accumulate_by_destination[c_.edges()](w.tile, seg, w.common, d, w.sum_a, w.sum_b);
       });
-      if (edge_gradients()) stage_edges(w, p, n, d);
+      take_slopes(w);
     }
   }
 
@@ -254,19 +256,13 @@ class DestinationEdges {
         d[e * c_.plan.head_stride + h] += grad_alpha_[w.ids[e] * heads + h];
   }
 
-  // (6): dz_e of a tile, staged for the edge gradients.
-  void stage_edges(Worker<T>& w, int64_t begin, int n, const A* ds) const {
-    const V one = broadcast<V>((A)1), slope = broadcast<V>(c_.slope);
-    for (int e = 0; e < n; ++e) {
-      A* const dz = w.staged.stage(w.ids[e], w.window.attr(begin + e));
-      const uint8_t* const masks = w.tile.masks + e * w.tile.mask_row;
-      const A* const of_heads = ds + e * c_.plan.head_stride;
-      c_.plan.each_vector([&](const typename Plan<A>::Place& at) GATV2_LAMBDA_INLINE {
-        const auto above = load_mask<A>(masks + at.padded / W * kMaskBytes<A>);
-        store(dz + at.padded,
-              select(above, one, slope) * c_.plan.by_head(of_heads, at) * load(c_.att + at.padded));
-      });
-    }
+  // What a tile leaves for the edge gradients.
+  void open_slopes(Worker<T>& w) const {
+    w.tile.slopes = edge_gradients() ? w.staged.room(w.tile.n) : nullptr;
+  }
+  void take_slopes(Worker<T>& w) const {
+    if (edge_gradients() && w.tile.n > 0)
+      w.staged.add(w.ids, w.window.attr(w.tile.position), w.tile.n);
   }
 
   const Context<T>& c_;

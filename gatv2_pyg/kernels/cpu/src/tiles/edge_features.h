@@ -10,7 +10,8 @@ GATV2_BEGIN
 constexpr int kWindow = 64;
 static_assert(kWindow >= kBatch, "a window holds the edges of a tile");
 
-// W_edge in the layouts the products want: [D][padded row] and [padded row][D rounded up].
+// W_edge in the layouts the products want: [D][padded row], and [padded row][D rounded up] where
+// att is a factor of each row.
 template <class T>
 struct EdgeWeight {
   using A = Acc<T>;
@@ -18,7 +19,7 @@ struct EdgeWeight {
   int64_t dim = 0, padded_dim = 0, ids = 0;
   const T* attr = nullptr;
   A* by_feature = nullptr;
-  A* by_channel = nullptr;
+  A* att_by_channel = nullptr;
 
   static size_t elements(const Plan<A>& plan, int64_t dim) {
     return (size_t)plan.padded_row * (dim + (dim + W - 1) / W * W) + 64;
@@ -28,16 +29,18 @@ struct EdgeWeight {
     padded_dim = (dim + W - 1) / W * W;
     attr = static_cast<const T*>(args.edge_attr);
     by_feature = memory;
-    by_channel = memory + plan.padded_row * dim;
+    att_by_channel = memory + plan.padded_row * dim;
     memset(memory, 0, sizeof(A) * plan.padded_row * (dim + padded_dim));
     const A* w = static_cast<const A*>(args.edge_weight);
+    const A* att = static_cast<const A*>(args.att);
     for (int h = 0; h < plan.heads; ++h)
       for (int c = 0; c < plan.channels; ++c) {
         const int64_t to = (int64_t)h * plan.padded_channels + c;
-        const A* row = w + ((int64_t)h * plan.channels + c) * dim;
+        const int64_t from = (int64_t)h * plan.channels + c;
+        const A* row = w + from * dim;
         for (int64_t k = 0; k < dim; ++k) {
           by_feature[k * plan.padded_row + to] = row[k];
-          by_channel[to * padded_dim + k] = row[k];
+          att_by_channel[to * padded_dim + k] = att[from] * row[k];
         }
       }
   }
@@ -72,12 +75,12 @@ class EdgeWindow {
     end_ = min_of(begin + kWindow, rows.num_edges);
     const int n = (int)(end_ - begin_);
     const int64_t dim = weight_->dim;
-    for (int k = 0; k < n; ++k) {
-      const T* from = weight_->attr + rows.id(begin + k) * dim;
-      for (int64_t d = 0; d < dim; ++d) attr_[k * dim + d] = to_float(from[d]);
-    }
-    const int64_t next = min_of(end_ + kWindow, rows.num_edges);
-    for (int64_t p = end_; p < next; ++p) prefetch(weight_->attr + rows.id(p) * dim);
+    A* to = attr_;
+    const T* const attr = weight_->attr;
+    rows.each_id(begin_, end_, [&](int64_t, int64_t id, int64_t later) GATV2_LAMBDA_INLINE {
+      prefetch(attr + later * dim);
+      for (int64_t d = 0; d < dim; ++d) *to++ = to_float(attr[id * dim + d]);
+    });
     A* const out = projected_;
     const int64_t row = plan_->padded_row;
     multiply(attr_, dim, 1, n, weight_->by_feature, row, dim, row,
@@ -91,7 +94,7 @@ class EdgeWindow {
   int64_t begin_ = 0, end_ = 0;
 };
 
-// dz of up to kWindow edges, staged so that its two products run over many edges at once.
+// dz without att of up to kWindow edges, staged so that its two products run over many at once.
 template <class T>
 class EdgeGradients {
   using A = Acc<T>;
@@ -106,8 +109,8 @@ class EdgeGradients {
   void attach(const Plan<A>& plan, const EdgeWeight<T>& weight, A* memory) {
     plan_ = &plan;
     weight_ = &weight;
-    dz_ = memory;
-    attr_ = dz_ + (size_t)kWindow * plan.padded_row;
+    slopes_ = memory;
+    attr_ = slopes_ + (size_t)kWindow * plan.padded_row;
     result_ = attr_ + kWindow * weight.dim;
   }
   // `d_attr` is of A where it is `wide`, else of T.
@@ -117,20 +120,24 @@ class EdgeGradients {
     d_weight_ = d_weight;
     n_ = 0;
   }
-  // A staging row for dz of the edge `id`; `attr` are its features.
-  A* stage(int64_t id, const A* attr) {
-    if (n_ == kWindow) flush();
-    ids_[n_] = id;
-    if (d_weight_) memcpy(attr_ + n_ * weight_->dim, attr, sizeof(A) * weight_->dim);
-    return dz_ + (int64_t)n_++ * plan_->padded_row;
+  // Where ds_e LeakyReLU'(z_e) of the next n edges goes, n <= kBatch.
+  A* room(int n) {
+    if (n_ + n > kWindow) flush();
+    return slopes_ + (int64_t)n_ * plan_->padded_row;
   }
-  // d edge_attr[e] = dz_e W_edge;  d W_edge += dz_e^T edge_attr[e], kept as [D][padded row] in
-  // double.
+  // Takes what was put there, and the edges' ids and features.
+  void add(const int64_t* ids, const A* attr, int n) {
+    memcpy(ids_ + n_, ids, sizeof *ids * n);
+    if (d_weight_) memcpy(attr_ + n_ * weight_->dim, attr, sizeof(A) * weight_->dim * n);
+    n_ += n;
+  }
+  // (6) d edge_attr[e] = dz_e W_edge;  d W_edge += dz_e^T edge_attr[e], kept as [D][padded row] in
+  // double, without att.
   void flush() {
     const int64_t row = plan_->padded_row, dim = weight_->dim, padded = weight_->padded_dim;
     if (d_attr_ && n_) {
       A* const out = result_;
-      multiply(dz_, row, 1, n_, weight_->by_channel, padded, row, padded,
+      multiply(slopes_, row, 1, n_, weight_->att_by_channel, padded, row, padded,
                [=](int k, int64_t c, V v) GATV2_LAMBDA_INLINE { store(out + k * padded + c, v); });
       for (int k = 0; k < n_; ++k)
         for (int64_t d = 0; d < dim; ++d) {
@@ -144,7 +151,7 @@ class EdgeGradients {
     if (d_weight_ && n_) {
       double* const sum = d_weight_;
       for (int64_t d = 0; d < dim; d += kWindow)
-        multiply(attr_ + d, 1, dim, (int)min_of((int64_t)kWindow, dim - d), dz_, row, n_, row,
+        multiply(attr_ + d, 1, dim, (int)min_of((int64_t)kWindow, dim - d), slopes_, row, n_, row,
                  [=](int k, int64_t c, V v) GATV2_LAMBDA_INLINE {
                    double* to = sum + (d + k) * row + c;
                    for (int i = 0; i < W; ++i) to[i] += (double)v[i];
@@ -156,7 +163,7 @@ class EdgeGradients {
  private:
   const Plan<A>* plan_ = nullptr;
   const EdgeWeight<T>* weight_ = nullptr;
-  A* dz_ = nullptr;
+  A* slopes_ = nullptr;
   A* attr_ = nullptr;
   A* result_ = nullptr;
   void* d_attr_ = nullptr;

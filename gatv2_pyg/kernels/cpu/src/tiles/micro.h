@@ -326,7 +326,8 @@ struct Micro {
   static GATV2_INLINE void add(A* to, V tile) { store(to, load(to) + tile); }
 
   // (6), (7): slope_sum += sum_e ds LeakyReLU'(z), leaky_sum += sum_e ds LeakyReLU(z), over edges
-  // [begin, end) of one row; att comes last. Where z is above 0 goes to the tile's masks.
+  // [begin, end) of one row; att comes last. Where z is above 0 goes to the tile's masks, the terms
+  // of slope_sum to its slopes.
   template <bool Edge>
   static GATV2_INLINE void add_slopes(const Tile<T>& t, const Segment& seg, const Access& access,
                                       const Weights<A>& r, const A* ds, int begin, int end,
@@ -349,6 +350,8 @@ struct Micro {
         const auto above = above_zero(z);
         store_mask(masks + v * kMaskBytes<A>, above);
         const V w = select(above, one, slope) * by_head(de, v);
+        if constexpr (Edge)
+          if (t.slopes) store(t.slopes + (int64_t)e * r.padded_row + seg.padded + v * W, w);
         slope_sum[v] += w;
         leaky_sum[v] = fma(w, z, leaky_sum[v]);
       }

@@ -5,8 +5,8 @@
 
 GATV2_BEGIN
 
-// C[k][n] (+)= sum_m a[k][m] b[m][n] for k < rows, n < columns (a multiple of W), in blocks of 4 x
-// 4 vectors. Row k of a is a + k * a_row, and its elements lie a_step apart.
+// C[k][n] (+)= sum_m a[k][m] b[m][n] for k < rows, n < columns (a multiple of W), in blocks of up
+// to 4 x 4 vectors. Row k of a is a + k * a_row, and its elements lie a_step apart.
 template <class A, class Put>
 GATV2_INLINE void multiply(const A* a, int64_t a_row, int64_t a_step, int rows, const A* b,
                            int64_t b_row, int64_t depth, int64_t columns, const Put& put) {
@@ -36,18 +36,18 @@ GATV2_INLINE void multiply(const A* a, int64_t a_row, int64_t a_step, int rows, 
   for (int64_t n = 0; n < columns;) {
     const bool wide = columns - n >= 4 * W;
     for (int k = 0; k < rows;) {
-      if (rows - k >= 4) {
+      auto strip = [&](auto kr) GATV2_LAMBDA_INLINE {
         if (wide)
-          block(Int<4>(), Int<4>(), k, n);
+          block(kr, Int<4>(), k, n);
         else
-          block(Int<4>(), Int<1>(), k, n);
-        k += 4;
-      } else {
-        if (wide)
-          block(Int<1>(), Int<4>(), k, n);
-        else
-          block(Int<1>(), Int<1>(), k, n);
-        k += 1;
+          block(kr, Int<1>(), k, n);
+        k += decltype(kr)::value;
+      };
+      switch (rows - k) {
+        case 1: strip(Int<1>()); break;
+        case 2: strip(Int<2>()); break;
+        case 3: strip(Int<3>()); break;
+        default: strip(Int<4>());
       }
     }
     n += wide ? 4 * W : W;
