@@ -27,8 +27,9 @@ BUILD := $(INSTALL) --no-build-isolation $(if $(TORCH),--no-cache-dir)
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# Most tests keep one core busy, so two files run at a time.
 test: $(VENV)/.test $(if $(SPARSE),$(VENV)/.sparse)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 examples: $(VENV)/.examples
 	$(BIN)/python -m examples $(ARGS)

@@ -64,7 +64,7 @@ def case(
     paths: tuple[str, ...] = OUR_PATHS,
     both: bool = True,
     fused: bool = True,
-    limit: float = 60.0,
+    limit: float = 120.0,
     slow: bool = False,
     needs: tuple[str, ...] = (),
     tolerance: tuple[float, float] | None = None,

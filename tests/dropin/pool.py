@@ -89,7 +89,7 @@ class Pool:
         future: concurrent.futures.Future = concurrent.futures.Future()
         self._waiting[path] = future
         request = {"case": name, "variant": variant, "path": path, "limit": CASES[name].limit}
-        if not self._ready.wait(120):
+        if not self._ready.wait(300):
             raise RuntimeError("the server did not start")
         with self._lock:
             self._server.stdin.write((json.dumps(request) + "\n").encode())

@@ -42,7 +42,7 @@ def errors_of(got: Tensor, want: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("sigmas", [0.0, 4.0, 30.0])
+@pytest.mark.parametrize("sigmas", [0.0, 30.0])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_gradients(kernels, option, sigmas, dtype):  # noqa: F811
     problem = cast(problem_of(OPTIONS[option], sigmas), dtype, device_of(kernels))

@@ -244,6 +244,12 @@ def few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "TINY_CALLS", 2)
 
 
+@pytest.fixture
+def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the part that takes a fresh process."""
+    monkeypatch.setattr(speed, "allocator_gives_back", lambda device: False)
+
+
 def test_speed_from_the_command_line(tmp_path: Path, few_runs: None) -> None:
     """Every cell of the layers' tables is the median of the file, in the column of its layer."""
     result = run(tmp_path, "--cases", "random-8x16,star,blocks")
@@ -279,7 +285,8 @@ def test_speed_from_the_command_line(tmp_path: Path, few_runs: None) -> None:
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "autocast"])
-def test_half_precision_is_checked_and_timed(tmp_path: Path, few_runs: None, name: str) -> None:
+@pytest.mark.usefixtures("few_runs", "in_one_process")
+def test_half_precision_is_checked_and_timed(tmp_path: Path, name: str) -> None:
     """In the precision of the case: errors of all are those of bfloat16, and PyG's no smaller."""
     result = run(tmp_path, "--cases", name, "--scale", "0.004")
     (value,) = result["data"]["cases"].values()
@@ -301,7 +308,8 @@ def test_both_layers_are_compiled_where_one_is() -> None:
     assert not {"compiled", "ours-compiled"} & set(keys)
 
 
-def test_steps_take_longer_than_the_forward_within_them(tmp_path: Path, few_runs: None) -> None:
+@pytest.mark.usefixtures("few_runs", "in_one_process")
+def test_steps_take_longer_than_the_forward_within_them(tmp_path: Path) -> None:
     """The rows of "step" are those of steps, and times are seconds."""
     value = run(tmp_path, "--cases", "random-1x128", "--scale", "0.02")["data"]["cases"]
     (case,) = value.values()
@@ -313,6 +321,7 @@ def test_steps_take_longer_than_the_forward_within_them(tmp_path: Path, few_runs
     assert kernels["group"][1] < kernels["group both"][1]
 
 
+@pytest.mark.usefixtures("in_one_process")
 def test_a_wrong_layer_gets_no_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = bench.module_of
 
@@ -324,7 +333,6 @@ def test_a_wrong_layer_gets_no_speed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(bench, "module_of", wrong)
     monkeypatch.setattr(bench, "TINY_CALLS", 2)
-    monkeypatch.setattr(speed, "allocator_gives_back", lambda device: False)
     result = run(tmp_path, "--cases", "random-3x20")
     (value,) = result["data"]["cases"].values()
     assert value["failures"]["ours"].startswith("wrong: out errs by")

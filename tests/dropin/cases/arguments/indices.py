@@ -246,7 +246,7 @@ def _(make):
         return [first, conv(features(), index)]
 
 
-@case("writes/torch.distributed.broadcast", limit=90)
+@case("writes/torch.distributed.broadcast", limit=240)
 def _(make):
     import tempfile
 

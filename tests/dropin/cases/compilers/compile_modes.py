@@ -90,7 +90,7 @@ def _(make):
     return _trained(compiled, model, _SIZES[:2])
 
 
-@case("compile/no_grad, inference_mode, train and eval in turn", slow=True, limit=120)
+@case("compile/no_grad, inference_mode, train and eval in turn", slow=True, limit=240)
 def _(make):
     conv, found = make(dropout=0.0), []
     compiled = torch.compile(conv, dynamic=True, backend="aot_eager")
@@ -106,7 +106,7 @@ def _(make):
     return found
 
 
-@case("compile/a COO matrix as the argument", slow=True, limit=120, paths=("auto",))
+@case("compile/a COO matrix as the argument", slow=True, limit=240, paths=("auto",))
 def _(make):
     conv, x = make(add_self_loops=False), features().requires_grad_()
     ones = torch.ones(40, dtype=torch.float64)

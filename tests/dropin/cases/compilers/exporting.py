@@ -158,7 +158,7 @@ for _dynamo in (True, False):
         needs=("onnx", "onnxruntime", *(("onnxscript",) if _dynamo else ())),
         slow=True,
         fused=False,
-        limit=120,
+        limit=240,
     )
     def _(make, dynamo=_dynamo):
         conv = make(add_self_loops=False, dtype=torch.float32).eval()

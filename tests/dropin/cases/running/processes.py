@@ -71,7 +71,7 @@ def _graph(rank):
     return features(seed=rank), edges(seed=rank)
 
 
-@case("processes/DDP: gradients of two processes", limit=90, fused=False)
+@case("processes/DDP: gradients of two processes", limit=240, fused=False)
 def _(make):
     conv = make()
 
@@ -86,7 +86,7 @@ def _(make):
     return _group(work)
 
 
-@case("processes/DDP agrees with one process, edge features, static graph", limit=90, fused=False)
+@case("processes/DDP agrees with one process, edge features, static graph", limit=240, fused=False)
 def _(make):
     conv = make(edge_dim=3, residual=True)
     attr = features(40, 3)
@@ -115,7 +115,7 @@ class _Checkpointed(torch.nn.Module):
         return torch.utils.checkpoint.checkpoint(self.conv, *args, use_reentrant=False)
 
 
-@case("processes/DDP with checkpointing and unused parameters", limit=90, fused=False)
+@case("processes/DDP with checkpointing and unused parameters", limit=240, fused=False)
 def _(make):
     conv = make()
     conv.unused = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
@@ -128,7 +128,7 @@ def _(make):
     return _group(work)
 
 
-@case("processes/FSDP2", limit=90, fused=False)
+@case("processes/FSDP2", limit=240, fused=False)
 def _(make):
     from torch.distributed.fsdp import fully_shard
 
@@ -164,7 +164,7 @@ def _(make):
     ]
 
 
-@case("processes/broadcast into edge_index", limit=90, fused=False)
+@case("processes/broadcast into edge_index", limit=240, fused=False)
 def _(make):
     conv = make()
 
@@ -185,7 +185,7 @@ def _in_worker(conv, index, seed):
     return conv(x, index).tolist()
 
 
-@case("processes/forked workers after use, and before", limit=90)
+@case("processes/forked workers after use, and before", limit=240)
 def _(make):
     conv, index = make(), edges(count=4000)
     first = step(conv, conv(features(), index))
@@ -206,7 +206,7 @@ class _Samples(torch.utils.data.Dataset):
             return self.conv(features(seed=at), self.index)
 
 
-@case("processes/DataLoader workers run the layer, then training", limit=90)
+@case("processes/DataLoader workers run the layer, then training", limit=240)
 def _(make):
     conv, index = make(), edges(count=4000)
     weighted(conv(features(), index)).backward()
@@ -325,7 +325,7 @@ def _(make):
     assert x.grad.shape == (NODES, 8)
 
 
-@ours("processes/a DTensor argument is one clear error", limit=90, fused=False)
+@ours("processes/a DTensor argument is one clear error", limit=240, fused=False)
 def _(make):
     from torch.distributed.tensor import DTensor, Replicate
 

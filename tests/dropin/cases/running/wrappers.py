@@ -27,7 +27,7 @@ class _Net(torch.nn.Module):
         return self.second(self.first(x, index).relu(), index)
 
 
-@case("processes/FSDP2 with mixed precision and resharding", limit=120, fused=False)
+@case("processes/FSDP2 with mixed precision and resharding", limit=240, fused=False)
 def _(make):
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -50,7 +50,7 @@ def _(make):
     return _group(work)
 
 
-@case("processes/DDP with mixed precision hooks, no_sync, a join of uneven inputs", limit=120)
+@case("processes/DDP with mixed precision hooks, no_sync, a join of uneven inputs", limit=240)
 def _(make):
     net = _Net(make)
 
@@ -71,7 +71,7 @@ def _(make):
     return [found, net(x, edges())]
 
 
-@case("processes/tensor parallel styles on lin_l, lin_r, lin_edge", limit=120, fused=False)
+@case("processes/tensor parallel styles on lin_l, lin_r, lin_edge", limit=240, fused=False)
 def _(make):
     from torch.distributed.tensor import Replicate
     from torch.distributed.tensor.parallel import (
@@ -107,7 +107,7 @@ def _(make):
     return _group(work)
 
 
-@ours("processes/heads over two processes by local_map", limit=120)
+@ours("processes/heads over two processes by local_map", limit=240)
 def _(make):
     from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
     from torch.distributed.tensor.experimental import local_map
@@ -240,7 +240,7 @@ def _(make):
     return [sorted(map(str, set(exits))), errors]
 
 
-@case("state/saved by torch.distributed.checkpoint", limit=90, fused=False)
+@case("state/saved by torch.distributed.checkpoint", limit=240, fused=False)
 def _(make):
     import tempfile
 
