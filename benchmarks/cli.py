@@ -112,13 +112,14 @@ def _main_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
             "Benchmarks of gatv2_pyg. Without a subcommand: cora, the quick forms of\n"
-            "dictionary-lookup and speed, then the report; about 5 minutes on 2 cores, written to\n"
-            "benchmarks/results/local. A subcommand writes to benchmarks/results.\n\n"
+            "dictionary-lookup and speed, then the report; about 5 minutes on 2 cores.\n"
+            "Results go to benchmarks/results/local; those that are published, to\n"
+            "benchmarks/results (--out).\n\n"
             f"{_listing()}\n\n"
             f"`{PROGRAM} SUBCOMMAND --help` shows the options of one."
         ),
     )
-    options.add_run(parser, out=options.LOCAL)
+    options.add_run(parser)
     options.add_data(parser)
     options.add_backend(parser)
     return parser

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.harness.errors import UsageError
 
 RESULTS = Path(__file__).parents[1] / "results"
-# Of the main job, apart from the committed results; git ignores it.
+# Apart from the committed results; git ignores it.
 LOCAL = RESULTS / "local"
 BACKENDS = ("auto", "fused", "scatter", "reference")
 
@@ -83,13 +83,13 @@ def existing_folder(text: str) -> Path:
     return Path(text)
 
 
-def add_run(parser: argparse.ArgumentParser, *, out: Path = RESULTS) -> None:
+def add_run(parser: argparse.ArgumentParser) -> None:
     """``--out``, ``--fresh``, ``--device``, ``--threads``: every benchmark takes these."""
-    default = out.relative_to(RESULTS.parent.parent)
+    default = LOCAL.relative_to(RESULTS.parent.parent)
     parser.add_argument(
         "--out",
         type=Path,
-        default=out,
+        default=LOCAL,
         metavar="FOLDER",
         help=f"where the results are written (default: {default})",
     )

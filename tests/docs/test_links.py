@@ -53,6 +53,16 @@ def test_every_page_is_in_the_site_and_in_the_readme() -> None:
     assert pages <= in_readme
 
 
+def test_every_result_is_linked() -> None:
+    """What a page links to is in the site."""
+    results = PROJECT / "benchmarks" / "results"
+    linked = {
+        (PROJECT / "docs" / target.partition("#")[0]).resolve()
+        for target in links_of(PROJECT / "docs" / "benchmarks.md")
+    }
+    assert {page for page in results.glob("*.md") if page.stem != "report"} <= linked
+
+
 def test_every_public_name_is_in_the_api() -> None:
     shown = re.findall(
         r"^::: gatv2_pyg\.\S*?(\w+)$", (PROJECT / "docs" / "api.md").read_text(), re.M

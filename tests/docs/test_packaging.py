@@ -46,3 +46,21 @@ def test_lower_bounds_are_what_was_run(package: str) -> None:
 
 def test_type_checkers_find_the_types() -> None:
     assert (PROJECT / "gatv2_pyg" / "py.typed").is_file()
+
+
+def test_classifiers_name_the_versions_of_python_that_were_run() -> None:
+    (row,) = (
+        line
+        for line in (PROJECT / "docs" / "tested.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| Python |")
+    )
+    run = {".".join(version.split(".")[:2]) for version in re.findall(r"3\.\d+\.\d+", row)}
+    named = {
+        text.rpartition(" ")[2]
+        for text in PYPROJECT["project"]["classifiers"]
+        if re.search(r":: 3\.\d+$", text)
+    }
+    assert named == run
+    assert min(named, key=lambda version: int(version[2:])) == (
+        PYPROJECT["project"]["requires-python"].removeprefix(">=")
+    )

@@ -40,7 +40,7 @@ class Case:
     fused: bool
     """Whether the fused kernels must have run on the ``auto`` path."""
     limit: float
-    """Seconds a run may take."""
+    """Seconds a run may compute; it may take longer where the machine is busy."""
     slow: bool
     needs: tuple[str, ...]
     """Modules it can't do without."""

@@ -89,7 +89,7 @@ class Pool:
         future: concurrent.futures.Future = concurrent.futures.Future()
         self._waiting[path] = future
         request = {"case": name, "variant": variant, "path": path, "limit": CASES[name].limit}
-        if not self._ready.wait(300):
+        if not self._ready.wait(600) or future.done():
             raise RuntimeError("the server did not start")
         with self._lock:
             self._server.stdin.write((json.dumps(request) + "\n").encode())
@@ -106,6 +106,7 @@ class Pool:
                 self._waiting.pop(answer["path"]).set_result(answer)
         for future in self._waiting.values():
             future.set_exception(RuntimeError("the server ended"))
+        self._ready.set()
 
 
 def _search_path() -> list[str]:

@@ -14,11 +14,14 @@ from torch_geometric.loader import (
     ClusterData,
     ClusterLoader,
     DataLoader,
+    GraphSAINTNodeSampler,
+    GraphSAINTRandomWalkSampler,
     HGTLoader,
     ImbalancedSampler,
     LinkNeighborLoader,
     NeighborLoader,
     RandomNodeLoader,
+    ShaDowKHopSampler,
 )
 from torch_geometric.nn import to_hetero
 from torch_geometric.utils import trim_to_layer
@@ -31,7 +34,7 @@ needs_sampler = pytest.mark.skipif(
     not SAMPLER, reason="neighbour sampling needs torch_sparse or pyg-lib"
 )
 needs_torch_sparse = pytest.mark.skipif(
-    not importlib.util.find_spec("torch_sparse"), reason="HGTLoader needs torch_sparse"
+    not importlib.util.find_spec("torch_sparse"), reason="this loader needs torch_sparse"
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -85,9 +88,7 @@ def losses(layer, make_loader, loss_of, model_of=Net) -> list[float]:
     torch_geometric.seed_everything(2)
     for _ in range(2):
         for batch in make_loader():
-            batch = batch.apply(
-                lambda value: value.double() if value.is_floating_point() else value
-            )
+            batch = batch.apply(in_double)
             if optimizer is None:
                 with torch.no_grad():
                     loss_of(model, batch)  # lazy sizes
@@ -203,6 +204,43 @@ def test_sampled_neighbours(trim, workers):
         assert_same_losses(lambda: batches, loss_of)
     else:
         assert_same_losses(make, loss_of)
+
+
+@needs_sampler
+@pytest.mark.parametrize("kind", ["bidirectional", "induced"])
+def test_sampled_subgraphs(kind):
+    data = big_graph()
+    assert_same_losses(
+        lambda: NeighborLoader(
+            data, num_neighbors=[4, 4], batch_size=100, subgraph_type=kind, shuffle=True
+        ),
+        seed_nodes,
+    )
+
+
+def root_nodes(model, batch):
+    return F.cross_entropy(model(batch)[batch.root_n_id], batch.y)
+
+
+@needs_torch_sparse
+def test_shadow_subgraphs():
+    data = big_graph()
+    assert_same_losses(
+        lambda: ShaDowKHopSampler(data, depth=2, num_neighbors=4, batch_size=100, shuffle=True),
+        root_nodes,
+    )
+
+
+@needs_torch_sparse
+@pytest.mark.parametrize(
+    ("sampler", "options"),
+    [(GraphSAINTNodeSampler, {}), (GraphSAINTRandomWalkSampler, {"walk_length": 2})],
+)
+def test_graph_saint(sampler, options):
+    data = big_graph()
+    assert_same_losses(
+        lambda: sampler(data, batch_size=60, num_steps=4, log=False, **options), all_nodes
+    )
 
 
 @needs_sampler

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch_geometric.nn
 
-from gatv2_pyg import backends
+from gatv2_pyg import GATv2Conv, backends
 from gatv2_pyg.zero_edit.script import main
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -254,3 +255,29 @@ def test_help_names_the_other_command(capsys):
         main(["--help"])
     assert end.value.code == 0
     assert "gatv2_pyg.env" in capsys.readouterr().out
+
+
+SAVES = """
+import torch
+from torch_geometric.nn import GATv2Conv
+
+torch.manual_seed(0)
+conv = GATv2Conv(3, 2, heads=2)
+arguments = torch.randn(4, 3), torch.tensor([[0, 1, 2], [1, 2, 3]])
+torch.save(conv.state_dict(), "weights.pt")
+torch.save(conv, "whole.pt")
+torch.save((arguments, conv(*arguments).detach()), "result.pt")
+"""
+
+
+def test_what_a_script_saves_loads_without_it(tmp_path):
+    (tmp_path / "saves.py").write_text(SAVES)
+    result = python("-m", "gatv2_pyg", "saves.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    arguments, expected = torch.load(tmp_path / "result.pt")
+    theirs = torch_geometric.nn.GATv2Conv(3, 2, heads=2)
+    theirs.load_state_dict(torch.load(tmp_path / "weights.pt"))
+    whole = torch.load(tmp_path / "whole.pt", weights_only=False)
+    assert type(whole) is GATv2Conv
+    for layer in (theirs, whole):
+        torch.testing.assert_close(layer(*arguments).detach(), expected)

@@ -48,9 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         type=options.existing_folder,
-        default=options.RESULTS,
+        default=options.LOCAL,
         metavar="FOLDER",
-        help="the results folder, where the report is written too (default: benchmarks/results)",
+        help="the results folder, where the report is written too "
+        "(default: benchmarks/results/local)",
     )
 
 
