@@ -164,6 +164,8 @@ class DenseGATv2Conv(torch.nn.Module):
                 check_feature_size("x", x, lin)
         if x.dim() > 3:
             raise ValueError(f"Expected 'x' to have the shape [B, N, F], got {list(x.shape)}")
+        if x.layout != torch.strided:
+            raise TypeError(f"Expected 'x' to be a dense Tensor, got one in {x.layout}")
         x = x.unsqueeze(0) if x.dim() == 2 else x
         batch, size, _ = x.shape
         if not isinstance(adj, Tensor):

@@ -163,6 +163,11 @@ def test_the_result_may_be_changed_in_place():
             r"^Expected 'adj' to be a dense Tensor",
         ),
         (
+            (torch.zeros(5, 3).to_sparse_csr(), torch.ones(5, 5)),
+            TypeError,
+            r"^Expected 'x' to be a dense Tensor, got one in torch.sparse_csr",
+        ),
+        (
             (torch.zeros(2, 5, 3), torch.ones(5, 5), torch.ones(3)),
             ValueError,
             r"^Expected 'mask' to have the shape \[2, 5\], got \[3\]",
@@ -173,7 +178,7 @@ def test_the_result_may_be_changed_in_place():
             r"^Expected 'adj' to be on cpu",
         ),
     ],
-    ids=["features", "dimensions", "square", "batch", "type", "layout", "mask", "device"],
+    ids=["features", "dimensions", "square", "batch", "type", "layout", "sparse", "mask", "device"],
 )
 def test_errors(arguments, error, match):
     with pytest.raises(error, match=match):
