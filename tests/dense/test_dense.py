@@ -145,6 +145,12 @@ def test_the_result_may_be_changed_in_place():
     assert x.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("shape", [(2, 5), (2, 5, 1), (1, 5), (5,), (5, 1)])
+def test_masks_of_nodes(shape):
+    mask = torch.zeros(shape)
+    assert (DenseGATv2Conv(3, 4)(torch.randn(2, 5, 3), torch.ones(5, 5), mask) == 0).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
@@ -173,12 +179,28 @@ def test_the_result_may_be_changed_in_place():
             r"^Expected 'mask' to have the shape \[2, 5\], got \[3\]",
         ),
         (
+            (torch.zeros(2, 5, 3), torch.ones(5, 5), torch.ones(5, 2)),
+            ValueError,
+            r"^Expected 'mask' to have the shape \[2, 5\], got \[5, 2\]",
+        ),
+        (
             (torch.zeros(2, 5, 3), torch.ones(5, 5, device="meta")),
             ValueError,
             r"^Expected 'adj' to be on cpu",
         ),
     ],
-    ids=["features", "dimensions", "square", "batch", "type", "layout", "sparse", "mask", "device"],
+    ids=[
+        "features",
+        "dimensions",
+        "square",
+        "batch",
+        "type",
+        "layout",
+        "sparse",
+        "mask",
+        "turned",
+        "device",
+    ],
 )
 def test_errors(arguments, error, match):
     with pytest.raises(error, match=match):
