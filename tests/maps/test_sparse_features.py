@@ -562,7 +562,7 @@ def test_half_precision_features_under_autocast(layout):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         want = step(ours, x, edges())
         got = step(ours, LAYOUTS[layout](x), edges())
-    assert_same(got, want, rtol=0.05, atol=0.1)
+    assert_same(got, want, rtol=0.05, atol=0.3)  # of 13
 
 
 @pytest.mark.parametrize(
