@@ -309,10 +309,12 @@ def test_half_precision_adds_in_float32(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("offset", [1e3, 1e5])
-def test_message_passing_in_half_precision_adds_in_float32(dtype, offset):
+@pytest.mark.parametrize("hooked", [True, False], ids=["message passing", "backend"])
+def test_biases_in_half_precision_are_added_in_float32(hooked, dtype, offset):
     """What a bias adds to all edges of a node changes nothing, whatever half precision holds."""
     conv, x, index, bias = small(dtype, add_self_loops=False)
-    conv.register_message_forward_hook(lambda *_: None)
+    if hooked:
+        conv.register_message_forward_hook(lambda *_: None)
     bias = bias.float().nan_to_num(neginf=-2.0).requires_grad_()
     want = conv(x, index, attn_bias=bias)
     (expected,) = torch.autograd.grad(want.float().square().sum(), bias)
