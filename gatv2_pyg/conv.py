@@ -276,11 +276,12 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
             alpha = softmax(s, index, ptr, dim_size)
         else:
             _passing.bias_used = True
-            s = s + (bias if bias.dim() == 2 else bias.unsqueeze(1)).to(s.dtype)
+            dtype, acc = s.dtype, accumulation_dtype(s.dtype)
+            s = s.to(acc) + (bias if bias.dim() == 2 else bias.unsqueeze(1)).to(acc)
             # PyG's softmax has no number for a node whose scores are all -inf.
             masked = s == -torch.inf
             s = s.masked_fill(masked, torch.finfo(s.dtype).min)
-            alpha = softmax(s, index, ptr, dim_size).masked_fill(masked, 0.0)
+            alpha = softmax(s, index, ptr, dim_size).masked_fill(masked, 0.0).to(dtype)
         if self.training and self.dropout > 0:
             ids = _passing.ids
             if ids is None:

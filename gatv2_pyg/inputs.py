@@ -10,6 +10,7 @@ from torch.nn.parameter import Parameter, UninitializedParameter
 from torch.nn.utils import parametrize
 from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj
+from torch_geometric.utils import is_torch_sparse_tensor
 
 from gatv2_pyg.graph.adjacency import (
     Neighbours,
@@ -153,6 +154,11 @@ def check_feature_size(name: str, x, lin) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"Expected '{name}' to be a Tensor, got {_describe(x)}")
     check_not_distributed(name, x)
+    if is_torch_sparse_tensor(x) and (x.dim() != 2 or x.dense_dim() > 0):
+        raise ValueError(
+            f"Expected '{name}' to be dense or a sparse matrix [num_nodes, num_features] of "
+            f"numbers, got {x.layout}, {list(x.shape)}, with {x.dense_dim()} dense dimensions"
+        )
     size = getattr(lin, "in_channels", -1) if is_plain_map(lin) else -1
     if x.dim() < 2 or (size > 0 and x.size(-1) != size):
         want = size if size > 0 else "num_features"
@@ -171,6 +177,7 @@ def _plainly_fits(x, lin) -> bool:
         type(weight) is Parameter
         and x.dtype == weight.dtype
         and x.device == weight.device
+        and x.layout is torch.strided
         and x.dim() > 1
         and x.size(-1) == weight.size(1)
     )

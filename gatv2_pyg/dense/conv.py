@@ -164,6 +164,8 @@ class DenseGATv2Conv(torch.nn.Module):
                 check_feature_size("x", x, lin)
         if x.dim() > 3:
             raise ValueError(f"Expected 'x' to have the shape [B, N, F], got {list(x.shape)}")
+        if x.layout != torch.strided:
+            raise TypeError(f"Expected 'x' to be a dense Tensor, got one in {x.layout}")
         x = x.unsqueeze(0) if x.dim() == 2 else x
         batch, size, _ = x.shape
         if not isinstance(adj, Tensor):
@@ -180,7 +182,7 @@ class DenseGATv2Conv(torch.nn.Module):
             )
         if mask is not None and not isinstance(mask, Tensor):
             raise TypeError(f"Expected 'mask' to be a Tensor, got {type(mask).__name__}")
-        if mask is not None and mask.numel() not in (size, batch * size):
+        if mask is not None and not _fits_nodes(mask, batch, size):
             raise ValueError(
                 f"Expected 'mask' to have the shape [{batch}, {size}], got {list(mask.shape)}"
             )
@@ -193,3 +195,9 @@ class DenseGATv2Conv(torch.nn.Module):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, heads={self.heads})"
+
+
+def _fits_nodes(mask: Tensor, batch: int, size: int) -> bool:
+    """Whether a mask is ``[batch, size]`` or one for the whole batch, but for dimensions of 1."""
+    sizes = [[n for n in shape if n != 1] for shape in (mask.shape, (batch, size), (size,))]
+    return sizes[0] in sizes[1:]

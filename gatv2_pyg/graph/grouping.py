@@ -55,12 +55,12 @@ def out_of_range(name: str, size: int, position: int, value: int) -> EdgeIndexEr
     )
 
 
-def check_pointers(name: str, ptr: Tensor, num_edges: int) -> None:
-    """Raises ValueError unless ``ptr`` leads from 0 to the number of edges without a step back."""
+def check_pointers(name: str, ptr: Tensor, count: int, counted: str = "edges") -> None:
+    """Raises ValueError unless ``ptr`` leads from 0 to the count without a step back."""
     first, last = int(ptr[0]), int(ptr[-1])
-    if first != 0 or last != num_edges:
+    if first != 0 or last != count:
         raise ValueError(
-            f"Expected {name} to lead from 0 to {num_edges}, the number of edges, got {first} to "
+            f"Expected {name} to lead from 0 to {count}, the number of {counted}, got {first} to "
             f"{last}"
         )
     (steps,) = (ptr[1:] < ptr[:-1]).nonzero(as_tuple=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gatv2_pyg import kernels
 from gatv2_pyg.graph.cache import recent
-from gatv2_pyg.graph.grouping import EdgeIndexError, index_dtype
+from gatv2_pyg.graph.grouping import EdgeIndexError, check_pointers, index_dtype
 from gatv2_pyg.graph.operators import trimmed_edges
 from gatv2_pyg.graph.tracing import reading_values
 
@@ -24,58 +24,34 @@ class Order(NamedTuple):
     """None where they stood in this order."""
 
 
-class SparseMatrix:
-    """A matrix by rows, ``[rows, columns]``, on the CPU.
+class Form(NamedTuple):
+    """A matrix row by row: that of the features, or its transpose."""
 
-    Args:
-        ptr: ``[rows + 1]`` integers: the values of row i are those from ``ptr[i]`` to ``ptr[i+1]``.
-        columns: ``[nnz]`` integers of the dtype of ``ptr``.
-        values: ``[nnz]``.
-        num_columns: how many columns there are.
-    """
+    ptr: Tensor
+    """``[rows + 1]`` integers: the values of row i are those from ``ptr[i]`` to ``ptr[i + 1]``."""
+    columns: Tensor
+    """``[nnz]`` integers of the dtype of ``ptr``."""
+    values: Tensor
+    """``[nnz]``."""
+    num_columns: int
 
-    def __init__(self, ptr: Tensor, columns: Tensor, values: Tensor, num_columns: int) -> None:
-        self.ptr, self.columns, self.values = ptr, columns, values
-        self.num_rows, self.num_columns = ptr.numel() - 1, num_columns
-        self._transposed: SparseMatrix | None = None
-
-    @classmethod
-    def of(cls, x: Tensor) -> SparseMatrix:
-        """That of a ``torch.sparse`` matrix ``x`` in CSR, CSC or COO layout.
-
-        Raises:
-            ValueError: an index of ``x`` lies beyond its shape.
-        """
-        rows, columns = x.shape
-        if x.layout == torch.sparse_csr:
-            return cls(x.crow_indices(), x.col_indices(), x.values(), columns)
-        if x.layout == torch.sparse_csc:
-            return cls(x.ccol_indices(), x.row_indices(), x.values(), rows).transposed()
-        indices, values = x._indices(), x._values()
-        key = "coo", rows, columns, _compiled().content_hash(indices.unbind(0))
-        order = recent(key, lambda: _by_row(indices[0], indices[1], rows, columns))
-        return cls(order.ptr, order.columns, _ordered(values, order), columns)
-
-    def transposed(self) -> SparseMatrix:
+    def transposed(self) -> Form:
         """The transpose; where its values stand is kept for matrices of the same pattern."""
-        if self._transposed is None:
-            size = self.num_rows, self.num_columns
-            key = "csr", *size, _compiled().content_hash([self.ptr, self.columns])
-            order = recent(key, self._order_by_column)
-            values = _ordered(self.values, order)
-            self._transposed = SparseMatrix(order.ptr, order.columns, values, self.num_rows)
-            self._transposed._transposed = self
-        return self._transposed
+        num_rows = self.ptr.numel() - 1
+        key = "csr", num_rows, self.num_columns, _compiled().content_hash([self.ptr, self.columns])
+        order = recent(key, self._order_by_column)
+        return Form(order.ptr, order.columns, _ordered(self.values, order), num_rows)
 
     def _order_by_column(self) -> Order:
-        rows = torch.arange(self.num_rows, dtype=self.columns.dtype)
+        num_rows = self.ptr.numel() - 1
+        rows = torch.arange(num_rows, dtype=self.columns.dtype)
         rows = rows.repeat_interleave(self.ptr.diff(), output_size=self.columns.numel())
-        return _by_row(self.columns, rows, self.num_columns, self.num_rows)
+        return _by_row(self.columns, rows, self.num_columns, num_rows)
 
     def times(self, dense: Tensor) -> Tensor:
         """The product with ``[columns, width]``, in its dtype; summed in float32 at least."""
         if dense.dtype == torch.float64:
-            size = self.num_rows, self.num_columns
+            size = self.ptr.numel() - 1, self.num_columns
             parts = self.ptr, self.columns, self.values
             return torch.sparse_csr_tensor(*parts, size, check_invariants=False) @ dense
         product = F.embedding_bag(
@@ -87,6 +63,62 @@ class SparseMatrix:
             include_last_offset=True,
         )
         return product.to(dense.dtype)
+
+
+class SparseMatrix:
+    """A matrix on the CPU by row and by column, each made when it is first asked for.
+
+    Args:
+        form: of the matrix or of its transpose.
+        transposed: which of them.
+    """
+
+    def __init__(self, form: Form, transposed: bool = False) -> None:
+        self._forms = {transposed: form}
+
+    @classmethod
+    def of(cls, x: Tensor) -> SparseMatrix:
+        """That of a ``torch.sparse`` matrix ``x`` in CSR, CSC or COO layout.
+
+        Raises:
+            ValueError: an index of ``x`` lies beyond its shape, or its pointers are not sound.
+        """
+        rows, columns = x.shape
+        if x.layout == torch.sparse_csr:
+            form = Form(x.crow_indices(), x.col_indices(), x.values(), columns)
+            _check_form(form, "crow_indices", "col_indices")
+            return cls(form)
+        if x.layout == torch.sparse_csc:
+            form = Form(x.ccol_indices(), x.row_indices(), x.values(), rows)
+            _check_form(form, "ccol_indices", "row_indices")
+            return cls(form, transposed=True)
+        indices, values = x._indices(), x._values()
+        key = "coo", rows, columns, _compiled().content_hash(indices.unbind(0))
+        order = recent(key, lambda: _by_row(indices[0], indices[1], rows, columns))
+        return cls(Form(order.ptr, order.columns, _ordered(values, order), columns))
+
+    def form(self, transposed: bool) -> Form:
+        """The matrix row by row, or its transpose."""
+        if transposed not in self._forms:
+            self._forms[transposed] = self._forms[not transposed].transposed()
+        return self._forms[transposed]
+
+    def parts(self) -> list[Tensor]:
+        """The tensors that products read, some of them the user's own."""
+        return [part for form in self._forms.values() for part in form[:3]]
+
+
+def _check_form(form: Form, ptr_name: str, columns_name: str) -> None:
+    """Raises ValueError for indices that torch's products would follow beyond their memory."""
+    check_pointers(f"the {ptr_name} of 'x'", form.ptr, form.columns.numel(), "values")
+    if form.columns.numel() == 0:
+        return
+    low, high = torch.stack(torch.aminmax(form.columns)).tolist()
+    if low < 0 or high >= form.num_columns:
+        raise ValueError(
+            f"Expected the {columns_name} of 'x' to lie in [0, {form.num_columns}), got "
+            f"{low if low < 0 else high}"
+        )
 
 
 def _compiled() -> Any:

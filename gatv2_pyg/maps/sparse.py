@@ -65,11 +65,15 @@ def _dense_map(x: Tensor, linear: Any) -> Tensor:
 def _is_plain_map(linear: Any, x: Tensor) -> bool:
     """Whether the product can be taken from the matrix in place of the module."""
     weight = linear.weight if is_bare_map(linear) else None
-    return weight is not None and weight.device.type == "cpu" and weight.dtype == x.dtype
+    if weight is None or weight.device.type != "cpu":
+        return False
+    return weight.dtype == x.dtype or (
+        autocasts(x) and torch.float64 not in (weight.dtype, x.dtype) and weight.dtype in _DTYPES
+    )
 
 
 def _map(matrix: SparseMatrix, linear: Any, x: Tensor) -> Tensor:
-    out = _Product.apply(matrix, linear.weight.t())
+    out = _Product.apply(matrix, linear.weight.t(), False)
     out = out if linear.bias is None else out + linear.bias
     if autocasts(x) and x.dtype != torch.float64:
         out = out.to(torch.get_autocast_dtype(x.device.type))
@@ -77,22 +81,26 @@ def _map(matrix: SparseMatrix, linear: Any, x: Tensor) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """``matrix @ dense``, whose backward is a product of the transpose: differentiable again."""
+    """``matrix @ dense``, or that of the transpose, which backward is of: differentiable again."""
 
     @staticmethod
-    def forward(matrix: SparseMatrix, dense: Tensor) -> Tensor:
-        return matrix.times(dense)
+    def forward(matrix: SparseMatrix, dense: Tensor, transposed: bool) -> Tensor:
+        return matrix.form(transposed).times(dense)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        ctx.matrix = inputs[0]
+        ctx.matrix, _, ctx.transposed = inputs
+        # Backward reads them again: that they are as they were is for autograd to see.
+        parts = (part for part in ctx.matrix.parts() if not part.is_inference())
+        ctx.save_for_backward(*parts)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        return None, _Product.apply(ctx.matrix.transposed(), grad)
+        _ = ctx.saved_tensors
+        return None, _Product.apply(ctx.matrix, grad, not ctx.transposed), None
 
     @staticmethod
-    def vmap(info, in_dims, matrix: SparseMatrix, dense: Tensor):
+    def vmap(info, in_dims, matrix: SparseMatrix, dense: Tensor, transposed: bool):
         dense = dense.movedim(in_dims[1], 1)
-        product = _Product.apply(matrix, dense.flatten(1))
+        product = _Product.apply(matrix, dense.flatten(1), transposed)
         return product.unflatten(1, dense.shape[1:]), 1

@@ -145,6 +145,12 @@ def test_the_result_may_be_changed_in_place():
     assert x.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("shape", [(2, 5), (2, 5, 1), (1, 5), (5,), (5, 1)])
+def test_masks_of_nodes(shape):
+    mask = torch.zeros(shape)
+    assert (DenseGATv2Conv(3, 4)(torch.randn(2, 5, 3), torch.ones(5, 5), mask) == 0).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
@@ -163,9 +169,19 @@ def test_the_result_may_be_changed_in_place():
             r"^Expected 'adj' to be a dense Tensor",
         ),
         (
+            (torch.zeros(5, 3).to_sparse_csr(), torch.ones(5, 5)),
+            TypeError,
+            r"^Expected 'x' to be a dense Tensor, got one in torch.sparse_csr",
+        ),
+        (
             (torch.zeros(2, 5, 3), torch.ones(5, 5), torch.ones(3)),
             ValueError,
             r"^Expected 'mask' to have the shape \[2, 5\], got \[3\]",
+        ),
+        (
+            (torch.zeros(2, 5, 3), torch.ones(5, 5), torch.ones(5, 2)),
+            ValueError,
+            r"^Expected 'mask' to have the shape \[2, 5\], got \[5, 2\]",
         ),
         (
             (torch.zeros(2, 5, 3), torch.ones(5, 5, device="meta")),
@@ -173,7 +189,18 @@ def test_the_result_may_be_changed_in_place():
             r"^Expected 'adj' to be on cpu",
         ),
     ],
-    ids=["features", "dimensions", "square", "batch", "type", "layout", "mask", "device"],
+    ids=[
+        "features",
+        "dimensions",
+        "square",
+        "batch",
+        "type",
+        "layout",
+        "sparse",
+        "mask",
+        "turned",
+        "device",
+    ],
 )
 def test_errors(arguments, error, match):
     with pytest.raises(error, match=match):

@@ -307,6 +307,24 @@ def test_half_precision_adds_in_float32(dtype):
         assert conv.float()(x.float(), index, attn_bias=bias.float()).isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("offset", [1e3, 1e5])
+@pytest.mark.parametrize("hooked", [True, False], ids=["message passing", "backend"])
+def test_biases_in_half_precision_are_added_in_float32(hooked, dtype, offset):
+    """What a bias adds to all edges of a node changes nothing, whatever half precision holds."""
+    conv, x, index, bias = small(dtype, add_self_loops=False)
+    if hooked:
+        conv.register_message_forward_hook(lambda *_: None)
+    bias = bias.float().nan_to_num(neginf=-2.0).requires_grad_()
+    want = conv(x, index, attn_bias=bias)
+    (expected,) = torch.autograd.grad(want.float().square().sum(), bias)
+    got = conv(x, index, attn_bias=bias + offset)
+    (found,) = torch.autograd.grad(got.float().square().sum(), bias)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got, want, rtol=3e-2, atol=3e-2)
+    torch.testing.assert_close(found, expected, rtol=5e-2, atol=5e-2)
+
+
 def test_patterns_of_switching():
     """A swapped layer takes biases; PyG's does not know them."""
     conv, x, index, bias = small()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -474,6 +476,93 @@ def test_indices_beyond_the_shape():
         x = torch.sparse_coo_tensor(indices, values, (NODES, FEATURES), check_invariants=False)
     with pytest.raises(ValueError, match="indices of 'x' to lie within its shape"):
         ours(x, edges())
+
+
+def with_indices(layout: str, ptr: list[int], indices: list[int]) -> Tensor:
+    """A matrix ``[3, 4]`` of ones that torch has not checked."""
+    make = torch.sparse_csr_tensor if layout == "csr" else torch.sparse_csc_tensor
+    values = torch.ones(len(indices), dtype=torch.float64)
+    parts = torch.tensor(ptr), torch.tensor(indices), values
+    return make(*parts, (3, 4), check_invariants=False)
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("layout", "ptr", "indices", "match"),
+    [
+        ("csr", [0, 1, 2, 2], [0, 10**9], r"^Expected the col_indices of 'x' to lie in \[0, 4\)"),
+        ("csr", [0, 1, 2, 2], [-1, 0], r"col_indices of 'x' to lie in \[0, 4\), got -1"),
+        ("csr", [0, 1, 2, 9], [0, 1], r"^Expected the crow_indices of 'x' to lead from 0 to 2"),
+        ("csr", [0, 2, 1, 2], [0, 1], r"^Expected the crow_indices of 'x' never to decrease"),
+        ("csc", [0, 1, 2, 2, 2], [0, 3], r"^Expected the row_indices of 'x' to lie in \[0, 3\)"),
+        ("csc", [0, 1, 2, 2, 3], [0, 1], r"number of values, got 0 to 3"),
+    ],
+)
+def test_unsound_matrices(layout, ptr, indices, match):
+    """Torch's products would read beyond their memory."""
+    with pytest.raises(ValueError, match=match):
+        linear_maps(with_indices(layout, ptr, indices))(torch.nn.Linear(4, 2).double())
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.stack([features(), features()]).to_sparse_csr(),
+        torch.stack([features(), features(1)]).to_sparse_coo(),
+        features().to_sparse(1),
+    ],
+    ids=["batched csr", "three sparse dimensions", "a dense dimension"],
+)
+def test_sparse_tensors_that_are_no_matrix(x):
+    ours, _ = pair_of_layers()
+    with pytest.raises(ValueError, match=r"^Expected 'x' to be dense or a sparse matrix"):
+        ours(x, edges())
+
+
+@layouts
+def test_values_changed_before_backward_are_an_error(layout):
+    """As with dense features: the gradient would be that of other features."""
+    ours, _ = pair_of_layers()
+    x = LAYOUTS[layout](features())
+    out = ours(x, edges())
+    (x._values() if layout == "coo" else x.values()).mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+@compiled
+@layouts
+def test_a_matrix_goes_with_its_step(layout):
+    """Without waiting for the collector of cycles, which does not know how large it is."""
+    made = []
+    original = matrix.SparseMatrix.of
+
+    def of(x):
+        made.append(weakref.ref(found := original(x)))
+        return found
+
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(matrix.SparseMatrix, "of", staticmethod(of))
+            step(pair_of_layers()[0], LAYOUTS[layout](features()), edges())
+        assert len(made) == 1
+        assert made[0]() is None
+    finally:
+        gc.enable()
+
+
+@compiled
+@layouts
+def test_half_precision_features_under_autocast(layout):
+    """As dense ones, they need not have the dtype of the weights."""
+    ours, _ = pair_of_layers(dtype=torch.float32)
+    x = features(dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        want = step(ours, x, edges())
+        got = step(ours, LAYOUTS[layout](x), edges())
+    assert_same(got, want, rtol=0.05, atol=0.3)  # of 13
 
 
 @pytest.mark.parametrize(
