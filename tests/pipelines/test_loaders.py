@@ -137,6 +137,19 @@ def test_workers():
     assert_same_losses(lambda: DataLoader(graphs, batch_size=2, num_workers=2), all_nodes)
 
 
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_of_their_own_interpreter(method):
+    torch.manual_seed(4)
+    loader = DataLoader(
+        [big_graph() for _ in range(4)],
+        batch_size=2,
+        num_workers=1,
+        multiprocessing_context=method,
+        persistent_workers=True,
+    )
+    assert_same_losses(lambda: loader, all_nodes)
+
+
 def test_random_nodes():
     data = big_graph()
     assert_same_losses(lambda: RandomNodeLoader(data, num_parts=4, shuffle=True), all_nodes)
