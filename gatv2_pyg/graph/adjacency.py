@@ -24,7 +24,7 @@ from torch_geometric.utils import (
 )
 
 from gatv2_pyg.graph import grouping
-from gatv2_pyg.graph.cache import cached
+from gatv2_pyg.graph.cache import cached, content_of
 from gatv2_pyg.graph.operators import check_edge_index
 from gatv2_pyg.graph.structure import Graph
 from gatv2_pyg.graph.tracing import reading_values, values_unknown
@@ -158,7 +158,22 @@ class Neighbours(NamedTuple):
             return None
         if not self.self_loops:
             return self.edge_attr
-        return torch.cat([self.edge_attr, self._loop_features(self.edge_attr, graph)])
+        edge_attr = self.edge_attr
+        content = None
+        if (
+            graph is not None
+            and edge_attr.nbytes <= _MOST_KEPT
+            and not isinstance(self.fill_value, Tensor)
+        ):
+            content = content_of(edge_attr)
+
+        def build() -> Tensor:
+            return torch.cat([edge_attr, self._loop_features(edge_attr, graph)])
+
+        if graph is None or content is None:
+            return build()
+        # The layers of a network take the same features on the same graph.
+        return graph.remember((self.fill_value, self.flow, content), build)
 
     def _loop_features(self, edge_attr: Tensor, graph: Graph | None) -> Tensor:
         """A reduction runs over the edges that point to the node, without its old self-loops."""
@@ -180,6 +195,9 @@ class Neighbours(NamedTuple):
             return (loops if loops.dim() == edge_attr.dim() else loops.unsqueeze(0)).expand(size)
         return edge_attr.new_full(size, 1.0 if self.fill_value is None else self.fill_value)
 
+
+_MOST_KEPT = 64 << 20
+"""Bytes of features up to which those with self-loops below are kept with the graph."""
 
 _BAG_MODES = {"mean": "mean", "add": "sum", "sum": "sum"}
 

@@ -23,6 +23,14 @@ _MAX_RECENT = 4
 _FEW_BYTES = 16 << 10
 """Up to which the indices themselves are kept and compared, which takes less than a hash."""
 
+_BITS = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+}
+"""Integers of the same size."""
+
 _lock = process_lock()
 _made: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 _recent: OrderedDict[Hashable, object] = OrderedDict()
@@ -95,6 +103,30 @@ def recent(key: Hashable, build: Callable[[], Value]) -> Value:
         while len(_recent) > _MAX_RECENT:
             _recent.popitem(last=False)
     return value
+
+
+def content_of(values: Tensor) -> Hashable | None:
+    """What tells numbers on the CPU from others, by a hash; None: keep nothing made of them.
+
+    What is kept must be no one's gradient, and such that any later call can take it.
+    """
+    if (
+        not _enabled
+        or values.dtype not in _BITS
+        or not values.is_cpu
+        or not values.is_contiguous()
+        or values.requires_grad
+        or values_unknown(values)
+        or torch.is_inference_mode_enabled()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return None
+    compiled = kernels.cpu_kernels()
+    if compiled is None:
+        return None
+    bits = values.view(_BITS[values.dtype]).view(-1)
+    return values.dtype, values.shape, compiled.content_hash([bits])
 
 
 def _state(key: Tensor) -> Hashable | None:

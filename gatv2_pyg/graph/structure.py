@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,8 @@ class Graph:
     Made by :meth:`from_edge_index` or :meth:`from_csc`.  A graph can't be changed, shares no memory
     with the tensors it was made from, and may be used from several threads.  With int32 indices it
     takes 8 bytes an edge, 4 if every edge stands at the position of its id, 8 more once a gradient
-    by source features was asked for, and 4 more once features of its self-loops were.
+    by source features was asked for, and 4 more once features of its self-loops were; the layer
+    keeps those with it.
     """
 
     _by_dst: Rows
@@ -40,6 +43,7 @@ class Graph:
     _num_loops: int = 0
     """Self-loops that were added; they have the last ids."""
     _bags: tuple[Tensor, Tensor] | None = None
+    _remembered: tuple[Hashable, Tensor] | None = None
     _plain: bool
     """Whether the edges by destination are their memory, and no one traces or wraps them."""
 
@@ -291,6 +295,18 @@ class Graph:
                 offsets = ptr - loops.clamp_(max=self._num_loops)
                 self._bags = edge[edge < self.num_ids - self._num_loops], offsets
         return self._bags
+
+    def remember(self, key: Hashable, build: Callable[[], Tensor]) -> Tensor:
+        """What ``build`` made under ``key``, which holds all that it depends on beside the graph.
+
+        The last one is kept, not to be written to; nothing is if the graph is traced or wrapped.
+        """
+        if not self.is_plain:
+            return build()
+        remembered = self._remembered
+        if remembered is None or remembered[0] != key:
+            self._remembered = remembered = key, build()
+        return remembered[1]
 
     def edges(self, with_sources: bool) -> Edges:
         """The grouped edges as the kernels take them, by source too if ``with_sources``."""
