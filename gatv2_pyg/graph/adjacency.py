@@ -159,18 +159,14 @@ class Neighbours(NamedTuple):
         if not self.self_loops:
             return self.edge_attr
         edge_attr = self.edge_attr
-        content = None
-        if (
-            graph is not None
-            and edge_attr.nbytes <= _MOST_KEPT
-            and not isinstance(self.fill_value, Tensor)
-        ):
-            content = content_of(edge_attr)
 
         def build() -> Tensor:
             return torch.cat([edge_attr, self._loop_features(edge_attr, graph)])
 
-        if graph is None or content is None:
+        if graph is None or isinstance(self.fill_value, Tensor):
+            return build()
+        content = content_of(edge_attr, _MOST_KEPT)
+        if content is None:
             return build()
         # The layers of a network take the same features on the same graph.
         return graph.remember((self.fill_value, self.flow, content), build)

@@ -105,21 +105,27 @@ def recent(key: Hashable, build: Callable[[], Value]) -> Value:
     return value
 
 
-def content_of(values: Tensor) -> Hashable | None:
+def content_of(values: Tensor, most: int) -> Hashable | None:
     """What tells numbers on the CPU from others, by a hash; None: keep nothing made of them.
 
     What is kept must be no one's gradient, and such that any later call can take it.
+
+    Args:
+        values: in any layout.
+        most: the bytes up to which something is to be kept.
     """
     if (
         not _enabled
-        or values.dtype not in _BITS
-        or not values.is_cpu
-        or not values.is_contiguous()
-        or values.requires_grad
         or values_unknown(values)
+        or values.requires_grad
         or torch.is_inference_mode_enabled()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._are_functorch_transforms_active()
+        or values.layout != torch.strided
+        or values.dtype not in _BITS
+        or not values.is_cpu
+        or not values.is_contiguous()
+        or values.nbytes > most
     ):
         return None
     compiled = kernels.cpu_kernels()

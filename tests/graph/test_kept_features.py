@@ -124,3 +124,20 @@ def test_training_follows_inference_and_transforms():
     learned = edge_attr.clone().requires_grad_()
     conv(x, EDGES, learned).sum().backward()
     assert learned.grad.abs().sum() > 0
+
+
+def test_their_number_may_change_in_a_compiled_layer():
+    conv = GATv2Conv(4, 2, edge_dim=2)
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(conv, backend=backend, fullgraph=True, dynamic=True)
+    for nodes, edges in ((3, 5), (4, 9), (9, 20)):
+        x, edge_attr = torch.randn(nodes, 4), torch.randn(edges, 2)
+        edge_index = torch.randint(nodes, (2, edges))
+        want = conv(x, edge_index, edge_attr)
+        torch.testing.assert_close(compiled(x, edge_index, edge_attr), want)
+    assert len(graphs) == 1
