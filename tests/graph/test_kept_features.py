@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from gatv2_pyg import GATv2Conv, kernels, set_graph_cache
 from gatv2_pyg.graph import adjacency
@@ -90,7 +91,7 @@ def test_what_makes_other_features_is_told_apart():
 
 
 def test_what_can_not_be_kept_is_made_anew(monkeypatch):
-    edge_attr = torch.randn(5, 2)
+    edge_attr, made = torch.randn(5, 2), []
     for given in (
         edge_attr.clone().requires_grad_(),
         edge_attr.t().contiguous().t(),
@@ -101,6 +102,10 @@ def test_what_can_not_be_kept_is_made_anew(monkeypatch):
     assert features(edge_attr, tensor) is not features(edge_attr, tensor)
     with torch.inference_mode():
         assert features(edge_attr) is not features(edge_attr)
+    with FlopCounterMode(display=False):
+        assert features(edge_attr) is not features(edge_attr)
+    torch.func.vmap(lambda v: (made.append(features(edge_attr)), v)[1])(torch.zeros(1))
+    assert features(edge_attr) is not made[0]
     monkeypatch.setattr(adjacency, "_MOST_KEPT", edge_attr.nbytes - 1)
     assert features(edge_attr) is not features(edge_attr)
     monkeypatch.undo()
