@@ -28,7 +28,8 @@ def test_one_version() -> None:
         "gatv2_pyg/__init__.py"
     )
     assert re.search(r"^version: (.+)$", citation, re.M)[1] == version
-    assert re.findall(r"^## \[(\d.*?)\]", changelog, re.M)[0] == version
+    released = re.search(r"^date-released: (.+)$", citation, re.M)[1]
+    assert re.findall(r"^## \[(\d.*?)\] - (.+)$", changelog, re.M)[0] == (version, released)
 
 
 @pytest.mark.parametrize("package", ["torch", "torch_geometric"])
