@@ -6,6 +6,7 @@ import contextlib
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +19,12 @@ from torch_geometric.utils.sparse import set_sparse_value
 
 from gatv2_pyg import inputs
 from gatv2_pyg.backends import Backend, check_backend_name
-from gatv2_pyg.functional import attend
+from gatv2_pyg.functional import attend, options_of
 from gatv2_pyg.graph import Graph
 from gatv2_pyg.graph.adjacency import Neighbours, as_int64, count_edges, is_matrix
 from gatv2_pyg.kernels.contract import Inputs
 from gatv2_pyg.maps import linear_maps
+from gatv2_pyg.ops import joined
 from gatv2_pyg.ops.dropout import draw_seed, dropout_scale
 from gatv2_pyg.ops.reference import accumulation_dtype
 from gatv2_pyg.passing import choose_backend, tell_observer
@@ -180,6 +182,12 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         if graph is None:
             neighbours.check()
 
+        wanted = bool(return_attention_weights)
+        if graph is not None and lin_res is None and x_l is x_r and not wanted:
+            at_once = self._in_one_step(x_l, lin_l, lin_r, neighbours, graph, backend, attn_bias)
+            if at_once is not None:
+                return at_once
+
         at_src = linear_maps(x_l)
         at_dst = at_src if x_l is x_r else linear_maps(x_r)
         res = None if lin_res is None else at_dst(lin_res)
@@ -191,7 +199,6 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
             wide = torch.promote_types(x_l.dtype, x_r.dtype)
             x_l, x_r = x_l.to(wide), x_r.to(wide)
 
-        wanted = bool(return_attention_weights)
         attention: tuple[Adj, Tensor] | None
         if graph is None:
             out, attention = self._pass_messages(neighbours, x_l, x_r, attn_bias)
@@ -319,6 +326,54 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         if inputs.is_lazy(self.lin_edge):
             self.lin_edge.initialize_parameters(self.lin_edge, (edge_attr,))
         return edge_attr.to(dtype), self.lin_edge.weight
+
+    def _in_one_step(
+        self,
+        x: Tensor,
+        lin_l: Any,
+        lin_r: Any,
+        neighbours: Neighbours,
+        graph: Graph,
+        backend: Backend,
+        attn_bias: Tensor | None,
+    ) -> Tensor | None:
+        """The output for one set of nodes in one step of autograd; None where more would see it."""
+        parameters, same = self._parameters, self.share_weights
+        att, bias = parameters.get("att"), parameters.get("bias")
+        if (
+            backend.kernels != "cpu"
+            or att is None
+            or bias is None
+            or not graph.is_plain
+            or not inputs.is_bare_map(lin_l)
+            or not (same or inputs.is_bare_map(lin_r))
+        ):
+            return None
+        of_l, of_r = lin_l._parameters, {} if same else lin_r._parameters
+        edge_attr, edge_weight = self._edge_features(neighbours, graph, x.dtype)
+        arguments = joined.Arguments(
+            x,
+            of_l["weight"],
+            of_l["bias"],
+            of_r.get("weight"),
+            of_r.get("bias"),
+            att,
+            bias,
+            edge_attr,
+            edge_weight,
+            attn_bias if attn_bias is None or attn_bias.dim() == 2 else attn_bias[:, None],
+        )
+        grad = torch.is_grad_enabled() and (
+            x.requires_grad
+            or any(value.requires_grad for value in of_l.values() if value is not None)
+        )
+        edges = graph.edges(with_sources=grad)
+        if not joined.fits(arguments, edges, graph.num_src, self.concat):
+            return None
+        dropout = self.dropout if self.training else 0.0
+        return joined.layer(
+            arguments, edges, options_of(self.negative_slope, dropout, x.device), self.concat
+        )
 
     def _by_head(self, x: Tensor) -> Tensor:
         if x.dim() == 2:

@@ -138,13 +138,7 @@ def attend(
             x_src=inputs.x_src.flatten(0, len(lead) - 1),
             x_dst=inputs.x_dst.flatten(0, len(lead) - 1),
         )
-    if dropout == 0:
-        seed = 0
-    elif seed is None:
-        seed = draw_seed(inputs.x_src.device)
-    elif not isinstance(seed, Tensor):
-        seed = torch.tensor(seed, device="cpu")
-    options = Options(float(negative_slope), float(dropout), seed)
+    options = options_of(negative_slope, dropout, x_src.device, seed)
     # Kernels take no rows without heads; what comes of them is empty.
     if backend.kernels is not None and inputs.x_src.size(-2) > 0:
         edges = graph.edges(with_sources=torch.is_grad_enabled() and inputs.x_src.requires_grad)
@@ -166,6 +160,22 @@ def attend(
         out = out.unflatten(0, lead)
         alpha = None if alpha is None else alpha.unflatten(0, lead)
     return _cast(out, dtype), None if alpha is None else _cast(alpha, dtype)
+
+
+def options_of(
+    negative_slope: float,
+    dropout: float,
+    device: torch.device,
+    seed: Tensor | int | None = None,
+) -> Options:
+    """The numbers of a call; the seed is drawn if there is none and it is needed."""
+    if dropout == 0:
+        seed = 0
+    elif seed is None:
+        seed = draw_seed(device)
+    elif not isinstance(seed, Tensor):
+        seed = torch.tensor(seed, device="cpu")
+    return Options(float(negative_slope), float(dropout), seed)
 
 
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:

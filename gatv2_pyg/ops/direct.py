@@ -87,19 +87,32 @@ def fits(inputs: Inputs, edges: Edges, num_src: int) -> bool:
         and ptr.is_cpu
     ):
         return False
+    return fit_edges(edge_attr, edge_weight, attn_bias, x_src, att, edges.num_ids)
+
+
+def fit_edges(
+    edge_attr: Tensor | None,
+    edge_weight: Tensor | None,
+    attn_bias: Tensor | None,
+    x_src: Tensor,
+    att: Tensor,
+    num_ids: int,
+) -> bool:
+    """Whether what belongs to the edges fits the other :class:`Inputs`."""
+    heads, channels = att.shape[-2:]
     if attn_bias is not None and not (
         attn_bias.dtype == att.dtype
         and attn_bias.dim() == 2
-        and attn_bias.size(0) <= edges.num_ids
+        and attn_bias.size(0) <= num_ids
         and attn_bias.size(1) in (1, heads)
     ):
         return False
     if edge_attr is None or edge_weight is None:
         return edge_attr is edge_weight
     return (
-        edge_attr.dtype == dtype
+        edge_attr.dtype == x_src.dtype
         and edge_attr.dim() == 2
-        and edge_attr.size(0) == edges.num_ids
+        and edge_attr.size(0) == num_ids
         and edge_weight.dtype == att.dtype
         and edge_weight.shape == (heads * channels, edge_attr.size(1))
     )
@@ -126,7 +139,8 @@ def _rounded(out: Tensor, inputs: Inputs, widen: bool) -> Tensor:
     return out if widen or out.dtype == inputs.x_src.dtype else out.to(inputs.x_src.dtype)
 
 
-def _forms(values: Iterable[Tensor | None]) -> list[tuple | None]:
+def forms(values: Iterable[Tensor | None]) -> list[tuple | None]:
+    """What the kernels go by beside the numbers."""
     return [None if value is None else (value.dtype, value.shape) for value in values]
 
 
@@ -139,7 +153,7 @@ class _DirectAttention(torch.autograd.Function):
         outputs = _forward(inputs, edges, options, return_attention)
         ctx.edges, ctx.options, ctx.return_attention = edges, options, return_attention
         saved = (*inputs, *outputs)
-        ctx.forms = _forms(saved)
+        ctx.forms = forms(saved)
         ctx.save_for_backward(*saved)
         ctx.set_materialize_grads(False)
         return _rounded(outputs.out, inputs, widen), outputs.alpha
@@ -159,7 +173,7 @@ class _DirectAttention(torch.autograd.Function):
             not torch.is_grad_enabled()
             and unwrapped()
             and are_plain((*saved, *grads))
-            and _forms(saved) == ctx.forms
+            and forms(saved) == ctx.forms
         )
         if direct:
             if grad_alpha is None:

@@ -1,0 +1,211 @@
+"""A layer's linear maps, its attention and its bias as one step of autograd, on the CPU.
+
+On a graph of some hundred edges, what autograd does for each of them takes as long as the kernels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gatv2_pyg.kernels.contract import Edges, Inputs, Needs, Options, OutputGrads, Outputs
+from gatv2_pyg.ops import direct, operators
+
+
+class Arguments(NamedTuple):
+    """The tensors of a layer on one set of nodes; all of the dtype of ``x``, float32 or float64."""
+
+    x: Tensor
+    """``[N, F]``."""
+    weight_l: Tensor
+    """``[H * C, F]``."""
+    bias_l: Tensor | None
+    """``[H * C]``."""
+    weight_r: Tensor | None
+    """``[H * C, F]``; None where it is ``weight_l``, and ``bias_r`` is ``bias_l``."""
+    bias_r: Tensor | None
+    """``[H * C]``."""
+    att: Tensor
+    """``[1, H, C]``."""
+    bias: Tensor
+    """``[H * C]``, or ``[C]`` where heads are averaged."""
+    edge_attr: Tensor | None
+    """``[num_ids, D]``."""
+    edge_weight: Tensor | None
+    """``[H * C, D]``."""
+    attn_bias: Tensor | None
+    """``[K, H]`` or ``[K, 1]``: as :class:`gatv2_pyg.kernels.contract.Inputs` has it."""
+
+
+def fits(arguments: Arguments, edges: Edges, num_src: int, concat: bool) -> bool:
+    """Whether a call may take this way.
+
+    Args:
+        arguments: tensors, not known to fit each other.
+        edges: those of a :class:`gatv2_pyg.Graph`.
+        num_src: its number of source nodes.
+        concat: whether heads are concatenated, else averaged.
+    """
+    x, weight_l, bias_l, weight_r, bias_r, att, bias = arguments[:7]
+    if not direct.unwrapped() or not direct.are_plain(arguments):
+        return False
+    dtype, shape = x.dtype, x.shape
+    if (
+        len(shape) != 2
+        or dtype not in (torch.float32, torch.float64)
+        or torch.is_autocast_enabled("cpu")
+        or att.dim() != 3
+    ):
+        return False
+    _, heads, channels = att.shape
+    width = heads * channels
+    of_map = (width, shape[1])
+    return (
+        weight_l.shape == of_map
+        and (weight_r is None or (weight_r.shape == of_map and weight_r.dtype == dtype))
+        and (bias_l is None or (bias_l.dtype == dtype and bias_l.shape == (width,)))
+        and (bias_r is None or (bias_r.dtype == dtype and bias_r.shape == (width,)))
+        and weight_l.dtype == att.dtype == bias.dtype == dtype
+        and bias.shape == (width if concat else channels,)
+        and shape[0] == num_src == edges.by_dst.ptr.numel() - 1
+        and direct.fit_edges(*arguments[7:], x, att, edges.num_ids)
+    )
+
+
+def layer(arguments: Arguments, edges: Edges, options: Options, concat: bool) -> Tensor:
+    """``[N, H * C]``, or ``[N, C]``, for what :func:`fits`."""
+    if torch.is_grad_enabled() and any(
+        value is not None and value.requires_grad for value in arguments
+    ):
+        return _Joined.apply(edges, options, concat, *arguments)
+    return _forward(arguments, edges, options, concat)[0]
+
+
+def _mapped(arguments: Arguments) -> tuple[Tensor, Tensor]:
+    """``x_src`` and ``x_dst``, ``[N, H, C]``."""
+    x, weight_l, bias_l, weight_r, bias_r, att = arguments[:6]
+    by_head = (x.size(0), *att.shape[1:])
+    x_src = F.linear(x, weight_l, bias_l).view(by_head)
+    if weight_r is None:
+        return x_src, x_src
+    return x_src, F.linear(x, weight_r, bias_r).view(by_head)
+
+
+def _forward(
+    arguments: Arguments, edges: Edges, options: Options, concat: bool
+) -> tuple[Tensor, Inputs, Outputs]:
+    att = arguments.att.view(arguments.att.shape[1:])
+    inputs = operators.contiguous(Inputs(*_mapped(arguments), att, *arguments[7:]))
+    outputs = operators.load_kernels("cpu").forward(inputs, edges, options, False)
+    out = outputs.out
+    return (out.flatten(1) if concat else out.mean(dim=1)) + arguments.bias, inputs, outputs
+
+
+def _composed(arguments: Arguments, edges: Edges, options: Options, concat: bool) -> Tensor:
+    """:func:`layer` by operations that autograd follows."""
+    inputs = Inputs(*_mapped(arguments), arguments.att.squeeze(0), *arguments[7:])
+    out, _ = operators.attention(inputs, edges, options, False, True, kernels="cpu")
+    return (out.flatten(1) if concat else out.mean(dim=1)) + arguments.bias
+
+
+class _Joined(torch.autograd.Function):
+    """Keeps its arguments, what the maps gave, ``out`` and ``lse``."""
+
+    @staticmethod
+    def forward(ctx, edges: Edges, options: Options, concat: bool, *flat):
+        arguments = Arguments(*flat)
+        result, inputs, outputs = _forward(arguments, edges, options, concat)
+        ctx.call = edges, options, concat
+        saved = (*arguments, *inputs[:2], *outputs[:2])
+        ctx.forms = direct.forms(saved)
+        ctx.save_for_backward(*saved)
+        return result
+
+    @staticmethod
+    def backward(ctx, grad):
+        # Checkpointing allows one look at what was saved.
+        saved = ctx.saved_tensors
+        arguments = Arguments(*saved[:-4])
+        needs = dict(zip(Arguments._fields, ctx.needs_input_grad[3:], strict=True))
+        if (
+            torch.is_grad_enabled()
+            or not direct.unwrapped()
+            or not direct.are_plain((*saved, grad))
+            or direct.forms(saved) != ctx.forms
+        ):
+            found = _gradients_of_composed(grad, arguments, needs, *ctx.call)
+        else:
+            found = _gradients(grad, arguments, needs, *saved[-4:], *ctx.call)
+        return (None, None, None, *found)
+
+
+def _gradients(
+    grad: Tensor,
+    arguments: Arguments,
+    needs: dict[str, bool],
+    x_src: Tensor,
+    x_dst: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    edges: Edges,
+    options: Options,
+    concat: bool,
+) -> list[Tensor | None]:
+    x, weight_l, _, weight_r, _, att, _, *of_edges = arguments
+    shared = weight_r is None
+    need_l = needs["x"] or needs["weight_l"] or needs["bias_l"]
+    need_r = need_l if shared else needs["x"] or needs["weight_r"] or needs["bias_r"]
+    heads, channels = att.shape[1:]
+    of_heads = grad if concat else (grad.unsqueeze(1) / heads).expand(-1, heads, -1)
+    of_out = of_heads.contiguous().view(x_src.shape)
+    inputs = operators.contiguous(Inputs(x_src, x_dst, att.view(heads, channels), *of_edges))
+    by_src = edges if need_l else edges._replace(by_src=None)
+    found = operators.load_kernels("cpu").backward(
+        OutputGrads(of_out, None),
+        inputs,
+        Outputs(out, lse, None),
+        by_src,
+        options,
+        Needs(need_l, need_r, *(needs[name] for name in Needs._fields[2:])),
+    )
+    d_l, d_r = (None if rows is None else rows.flatten(1) for rows in found[:2])
+    if shared and d_l is not None and d_r is not None:
+        d_l, d_r = d_l + d_r, None
+    own: dict[str, Tensor | None] = {"bias": grad.sum(0) if needs["bias"] else None}
+    for side, rows in (("l", d_l), ("r", d_r)):
+        if rows is not None:
+            own[f"weight_{side}"] = rows.t().mm(x) if needs[f"weight_{side}"] else None
+            own[f"bias_{side}"] = rows.sum(0) if needs[f"bias_{side}"] else None
+    if needs["x"] and d_l is not None:
+        d_x = d_l.mm(weight_l)
+        own["x"] = d_x if d_r is None or weight_r is None else d_x.addmm_(d_r, weight_r)
+    own["att"] = None if found.att is None else found.att.view(att.shape)
+    own |= zip(Inputs._fields[3:], found[3:], strict=True)
+    return [own.get(name) for name in Arguments._fields]
+
+
+def _gradients_of_composed(
+    grad: Tensor,
+    arguments: Arguments,
+    needs: dict[str, bool],
+    edges: Edges,
+    options: Options,
+    concat: bool,
+) -> list[Tensor | None]:
+    """Gradients that are differentiable again, or of what hooks and transforms made of it."""
+    differentiable = torch.is_grad_enabled()
+    given: dict[str, Tensor | None] = arguments._asdict()
+    with torch.enable_grad():
+        for name, value in given.items():
+            if value is not None and needs[name]:
+                # Each has its own gradient, one tensor given twice too.
+                given[name] = (
+                    value.view_as(value) if differentiable else value.detach().requires_grad_()
+                )
+        result = _composed(Arguments._make(given.values()), edges, options, concat)
+    wanted = [value for name, value in given.items() if value is not None and needs[name]]
+    found = iter(torch.autograd.grad(result, wanted, grad, create_graph=differentiable))
+    return [next(found) if need else None for need in needs.values()]
