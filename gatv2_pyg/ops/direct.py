@@ -201,5 +201,10 @@ def _backward(
         None if alpha is None else alpha.to(inputs.att.dtype).contiguous(),
     )
     return operators.load_kernels("cpu").backward(
-        grads, operators.contiguous(inputs), outputs, edges, options, needs
+        grads,
+        operators.contiguous(inputs),
+        operators.contiguous(outputs),
+        edges,
+        options,
+        needs,
     )

@@ -166,7 +166,7 @@ def _gradients(
     found = operators.load_kernels("cpu").backward(
         OutputGrads(of_out, None),
         inputs,
-        Outputs(out, lse, None),
+        operators.contiguous(Outputs(out, lse, None)),
         by_src,
         options,
         Needs(need_l, need_r, *(needs[name] for name in Needs._fields[2:])),

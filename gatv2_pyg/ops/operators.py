@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -105,9 +105,8 @@ def _backward(kernels: str, grads: OutputGrads, outputs: Outputs, needs: Needs, 
         None if grads.out is None else grads.out.to(call.x_src.dtype).contiguous(),
         None if grads.alpha is None else grads.alpha.to(acc).contiguous(),
     )
-    outputs = Outputs._make(None if value is None else value.contiguous() for value in outputs)
     found = load_kernels(kernels).backward(
-        grads, contiguous(call.inputs), outputs, call.edges, call.options, needs
+        grads, contiguous(call.inputs), contiguous(outputs), call.edges, call.options, needs
     )
     return tuple(call.att.new_empty(0) if grad is None else grad for grad in found)
 
@@ -119,14 +118,18 @@ def _backward_fake(needs: Needs, call: Call):
     )
 
 
-def contiguous(inputs: Inputs) -> Inputs:
-    """The inputs, as kernels take them."""
-    for value in inputs:
+Tensors = TypeVar("Tensors", Inputs, Outputs)
+
+
+def contiguous(values: Tensors) -> Tensors:
+    """What is read, as kernels take it."""
+    for value in values:
         if value is not None and not value.is_contiguous():
             break
     else:
-        return inputs
-    return Inputs._make(None if value is None else value.contiguous() for value in inputs)
+        return values
+    there = {name: value for name, value in values._asdict().items() if value is not None}
+    return values._replace(**{name: value.contiguous() for name, value in there.items()})
 
 
 class _Attention(torch.autograd.Function):

@@ -170,19 +170,26 @@ def test_tensors_whose_memory_is_not_their_value(of):
         assert torch.equal(got, torch.autograd.grad(out, leaf, plain, retain_graph=True)[0])
 
 
-@pytest.mark.parametrize("change", ["dtype", "shape", "none"])
+def other_strides(value):
+    """The same numbers, the first dimension innermost."""
+    return value.movedim(0, -1).contiguous().movedim(-1, 0)
+
+
+@pytest.mark.parametrize("change", ["dtype", "shape", "strides", "none"])
 def test_saved_tensors_that_hooks_replace(taken, change):
     """Tensors of another form are refused by the operators' checks, not read."""
 
     def unpack(value):
         if change == "dtype":
             return value.double() if value.dim() == 3 else value
+        if change == "strides":
+            return other_strides(value)
         return value[:-1] if change == "shape" else value.clone()
 
     leaves = tensors()
     with torch.autograd.graph.saved_tensors_hooks(lambda value: value, unpack):
         out = attention(*leaves)
-    if change == "none":
+    if change in ("strides", "none"):
         got = torch.autograd.grad(out.sum(), leaves)
         want = torch.autograd.grad(attention(*leaves).sum(), leaves)
         assert all(torch.equal(*pair) for pair in zip(got, want, strict=True))

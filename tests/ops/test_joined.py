@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from gatv2_pyg import GATv2Conv
 from gatv2_pyg.kernels import cpu_kernels
 from gatv2_pyg.ops import joined
+from tests.ops.test_direct import other_strides
 
 pytestmark = pytest.mark.skipif(cpu_kernels() is None, reason="no compiled CPU kernels")
 
@@ -154,6 +155,16 @@ def test_dropout_is_that_of_separate_steps(taken, monkeypatch, dtype):
         found.append([out, *torch.autograd.grad(out.square().sum(), [*ours.parameters(), bias])])
     assert taken["layer"] == 1
     assert all(map(torch.equal, *found))
+
+
+def test_saved_tensors_of_other_strides(taken):
+    x, edge_index, edge_attr = problem()
+    ours, _ = pair(edge_dim=BONDS)
+    expected = torch.autograd.grad(ours(x, edge_index, edge_attr).sum(), [*ours.parameters()])
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, other_strides):
+        out = ours(x, edge_index, edge_attr)
+    agree(torch.autograd.grad(out.sum(), [*ours.parameters()]), expected, rtol=0, atol=0)
+    assert taken["_gradients"] == 2
 
 
 def test_saved_tensors_that_hooks_replace(taken):
