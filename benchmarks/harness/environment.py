@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import os
 import platform
 import subprocess
@@ -18,11 +19,10 @@ PACKAGES = ("torch", "torch_geometric", "gatv2_pyg", "torch_scatter", "triton", 
 
 
 def _version(package: str) -> str | None:
-    if package == "gatv2_pyg":
+    if package in ("torch", "gatv2_pyg"):
+        # Metadata may leave out torch's build, and a checkout need not be installed.
         try:
-            import gatv2_pyg
-
-            return str(gatv2_pyg.__version__)
+            return str(importlib.import_module(package).__version__)
         except (ImportError, AttributeError):
             pass
     try:

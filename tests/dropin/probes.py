@@ -28,7 +28,7 @@ def outcome(call: Callable[[], Any], check: Check | None = None, limit: float = 
         try:
             faulthandler.disable()
             os.close(reader)
-            os.write(writer, _tell(call, check).encode()[:4000])
+            os.write(writer, told(call, check).encode()[:4000])
         finally:
             os._exit(0)
     os.close(writer)
@@ -51,7 +51,8 @@ def outcome(call: Callable[[], Any], check: Check | None = None, limit: float = 
     return text.decode(errors="replace") or "ended without a word"
 
 
-def _tell(call: Callable[[], Any], check: Check | None) -> str:
+def told(call: Callable[[], Any], check: Check | None = None) -> str:
+    """:func:`outcome` in this process, which a crash ends."""
     try:
         result = call()
     except Exception as error:

@@ -379,7 +379,7 @@ def compile_kernels(capability: int) -> list[dict]:
 
 @pytest.mark.parametrize("capability", [90])
 def test_kernels_compile_for_a_gpu(capability):
-    """No more than a few spilled words and, where the shape allows it, gathers of 16 bytes."""
+    """No more than sixteen spilled words and, where the shape allows it, gathers of 16 bytes."""
     pytest.importorskip("triton")
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     env["PYTHONPATH"] = str(ROOT)
@@ -402,7 +402,7 @@ def test_kernels_compile_for_a_gpu(capability):
     }
     first = str(COMPILED[0])
     for entry in found:
-        assert entry["stack"] <= 32, entry
+        assert entry["stack"] <= 64, entry
         assert entry["registers"] <= 255, entry
         if entry["kernel"] == "backward_dst_kernel" and "edge_dim" in entry["case"]:
             # Between the sums of two tiles, which different threads may write and read.
