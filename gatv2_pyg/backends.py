@@ -67,6 +67,10 @@ class Backend(NamedTuple):
         return f"{self.name}: {self.reason}"
 
 
+_USUAL = {dtype: Backend("fused", _RUNS[dtype, "cpu"], "cpu") for dtype in DTYPES}
+"""What "auto" takes on CPU where nothing is in the way."""
+
+
 def check_backend_name(name: str) -> str:
     """Returns ``name``; raises ValueError unless it is one of :data:`BACKENDS`."""
     if name not in BACKENDS:
@@ -127,6 +131,10 @@ def select_backend(
         RuntimeWarning: ``"auto"`` takes the reference on CPU because the compiled kernels are
             missing (once a process).
     """
+    if name == "auto" and device.type == "cpu" and channels > 0 and _nothing_follows():
+        usual = _USUAL.get(dtype)
+        if usual is not None and _unavailable("cpu") is None:
+            return usual
     if name != "auto":
         reason = refusal(name, device, dtype, channels)
         if reason is not None:
@@ -191,6 +199,15 @@ def _kernels_of(name: str, device: torch.device) -> str | None:
     if name == "triton" or (name == "fused" and device.type == "cuda"):
         return "triton"
     return "cpu" if name == "fused" else None
+
+
+def _nothing_follows() -> bool:
+    """Whether no transform, tracer or compiler follows the operations of a call."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or _transforms_active()
+    )
 
 
 def _transforms_active() -> bool:

@@ -23,13 +23,7 @@ _MAX_RECENT = 4
 _FEW_BYTES = 16 << 10
 """Up to which the indices themselves are kept and compared, which takes less than a hash."""
 
-_BITS = {
-    torch.float64: torch.int64,
-    torch.float32: torch.int32,
-    torch.bfloat16: torch.int16,
-    torch.float16: torch.int16,
-}
-"""Integers of the same size."""
+_NUMBERS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 _lock = process_lock()
 _made: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -122,7 +116,7 @@ def content_of(values: Tensor, most: int) -> Hashable | None:
         or torch._C._len_torch_dispatch_stack()
         or torch._C._are_functorch_transforms_active()
         or values.layout != torch.strided
-        or values.dtype not in _BITS
+        or values.dtype not in _NUMBERS
         or not values.is_cpu
         or not values.is_contiguous()
         or values.nbytes > most
@@ -131,8 +125,7 @@ def content_of(values: Tensor, most: int) -> Hashable | None:
     compiled = kernels.cpu_kernels()
     if compiled is None:
         return None
-    bits = values.view(_BITS[values.dtype]).view(-1)
-    return values.dtype, values.shape, compiled.content_hash([bits])
+    return values.dtype, values.shape, compiled.hash_of_bits(values)
 
 
 def _state(key: Tensor) -> Hashable | None:

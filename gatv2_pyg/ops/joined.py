@@ -81,34 +81,37 @@ def layer(arguments: Arguments, edges: Edges, options: Options, concat: bool) ->
         value is not None and value.requires_grad for value in arguments
     ):
         return _Joined.apply(edges, options, concat, *arguments)
-    return _forward(arguments, edges, options, concat)[0]
+    out = _attended(arguments, edges, options)[1].out
+    return out.add_(arguments.bias) if concat else _finished(out, arguments, concat)
 
 
 def _mapped(arguments: Arguments) -> tuple[Tensor, Tensor]:
-    """``x_src`` and ``x_dst``, ``[N, H, C]``."""
-    x, weight_l, bias_l, weight_r, bias_r, att = arguments[:6]
-    by_head = (x.size(0), *att.shape[1:])
-    x_src = F.linear(x, weight_l, bias_l).view(by_head)
-    if weight_r is None:
-        return x_src, x_src
-    return x_src, F.linear(x, weight_r, bias_r).view(by_head)
+    """``x_src`` and ``x_dst``, ``[N, H * C]``."""
+    x, weight_l, bias_l, weight_r, bias_r = arguments[:5]
+    x_src = F.linear(x, weight_l, bias_l)
+    return x_src, x_src if weight_r is None else F.linear(x, weight_r, bias_r)
 
 
-def _forward(
-    arguments: Arguments, edges: Edges, options: Options, concat: bool
-) -> tuple[Tensor, Inputs, Outputs]:
-    att = arguments.att.view(arguments.att.shape[1:])
-    inputs = operators.contiguous(Inputs(*_mapped(arguments), att, *arguments[7:]))
-    outputs = operators.load_kernels("cpu").forward(inputs, edges, options, False)
-    out = outputs.out
-    return (out.flatten(1) if concat else out.mean(dim=1)) + arguments.bias, inputs, outputs
+def _finished(out: Tensor, arguments: Arguments, concat: bool) -> Tensor:
+    """The output of a layer, of that of attention, ``[N, H * C]``."""
+    if not concat:
+        out = out.view(out.size(0), *arguments.att.shape[1:]).mean(dim=1)
+    return out + arguments.bias
+
+
+def _attended(arguments: Arguments, edges: Edges, options: Options) -> tuple[Inputs, Outputs]:
+    """What the kernels take and give, ``[N, H * C]``."""
+    inputs = operators.contiguous(Inputs(*_mapped(arguments), arguments.att, *arguments[7:]))
+    return inputs, operators.load_kernels("cpu").forward(inputs, edges, options, False)
 
 
 def _composed(arguments: Arguments, edges: Edges, options: Options, concat: bool) -> Tensor:
     """:func:`layer` by operations that autograd follows."""
-    inputs = Inputs(*_mapped(arguments), arguments.att.squeeze(0), *arguments[7:])
+    att = arguments.att.squeeze(0)
+    x_src, x_dst = (x.view(x.size(0), *att.shape) for x in _mapped(arguments))
+    inputs = Inputs(x_src, x_dst, att, *arguments[7:])
     out, _ = operators.attention(inputs, edges, options, False, True, kernels="cpu")
-    return (out.flatten(1) if concat else out.mean(dim=1)) + arguments.bias
+    return _finished(out.flatten(1), arguments, concat)
 
 
 class _Joined(torch.autograd.Function):
@@ -117,12 +120,12 @@ class _Joined(torch.autograd.Function):
     @staticmethod
     def forward(ctx, edges: Edges, options: Options, concat: bool, *flat):
         arguments = Arguments(*flat)
-        result, inputs, outputs = _forward(arguments, edges, options, concat)
+        inputs, outputs = _attended(arguments, edges, options)
         ctx.call = edges, options, concat
         saved = (*arguments, *inputs[:2], *outputs[:2])
         ctx.forms = direct.forms(saved)
         ctx.save_for_backward(*saved)
-        return result
+        return _finished(outputs.out, arguments, concat)
 
     @staticmethod
     def backward(ctx, grad):
@@ -158,20 +161,19 @@ def _gradients(
     shared = weight_r is None
     need_l = needs["x"] or needs["weight_l"] or needs["bias_l"]
     need_r = need_l if shared else needs["x"] or needs["weight_r"] or needs["bias_r"]
-    heads, channels = att.shape[1:]
-    of_heads = grad if concat else (grad.unsqueeze(1) / heads).expand(-1, heads, -1)
-    of_out = of_heads.contiguous().view(x_src.shape)
-    inputs = operators.contiguous(Inputs(x_src, x_dst, att.view(heads, channels), *of_edges))
+    heads = att.size(1)
+    of_out = grad if concat else (grad.unsqueeze(1) / heads).expand(-1, heads, -1)
+    inputs = operators.contiguous(Inputs(x_src, x_dst, att, *of_edges))
     by_src = edges if need_l else edges._replace(by_src=None)
     found = operators.load_kernels("cpu").backward(
-        OutputGrads(of_out, None),
+        OutputGrads(of_out.contiguous(), None),
         inputs,
         operators.contiguous(Outputs(out, lse, None)),
         by_src,
         options,
         Needs(need_l, need_r, *(needs[name] for name in Needs._fields[2:])),
     )
-    d_l, d_r = (None if rows is None else rows.flatten(1) for rows in found[:2])
+    d_l, d_r = found.x_src, found.x_dst
     if shared and d_l is not None and d_r is not None:
         d_l, d_r = d_l + d_r, None
     own: dict[str, Tensor | None] = {"bias": grad.sum(0) if needs["bias"] else None}
@@ -182,8 +184,7 @@ def _gradients(
     if needs["x"] and d_l is not None:
         d_x = d_l.mm(weight_l)
         own["x"] = d_x if d_r is None or weight_r is None else d_x.addmm_(d_r, weight_r)
-    own["att"] = None if found.att is None else found.att.view(att.shape)
-    own |= zip(Inputs._fields[3:], found[3:], strict=True)
+    own |= zip(Inputs._fields[2:], found[2:], strict=True)
     return [own.get(name) for name in Arguments._fields]
 
 

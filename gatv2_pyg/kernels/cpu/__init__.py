@@ -1,7 +1,8 @@
 """The fused CPU kernels: the launcher of the C++ beside this file.
 
 The library has a plain C interface and is called through ctypes, which releases the GIL.  All
-tensors are contiguous and on the CPU, and the rows are sound (see :func:`check_rows`).
+tensors are contiguous and on the CPU, and the rows are sound (see :func:`check_rows`).  Beside what
+the contract says, features without a batch may be ``[N, H * C]``: outputs and gradients are alike.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from gatv2_pyg.kernels.cpu.structure import (
     content_hash,
     group_by_dst,
     grouped_edges,
+    hash_of_bits,
     hash_of_rows,
     piece_tables,
     transpose,
@@ -39,6 +41,7 @@ __all__ = [
     "content_hash",
     "forward",
     "group_by_dst",
+    "hash_of_bits",
     "hash_of_rows",
     "piece_tables",
     "transpose",
@@ -56,7 +59,8 @@ def forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bo
     """
     x_dst, att = inputs.x_dst, inputs.att
     out = torch.empty_like(x_dst, dtype=att.dtype)
-    lse = att.new_empty(x_dst.shape[:-1])
+    rows = x_dst.shape[:-1]
+    lse = att.new_empty((*rows, att.size(-2)) if len(rows) == 1 else rows)
     alpha = None
     if return_attention:
         alpha = att.new_empty((*x_dst.shape[:-3], edges.num_ids, att.size(0)))
@@ -86,7 +90,7 @@ def backward(
         if edges.by_src is None:
             raise ValueError("Expected 'edges' by source for the gradient of 'x_src', got None")
         args.by_src = grouped_edges(*edges.by_src)
-        args.src_blocks = (edges.by_src.ptr.numel() - 1) // max(inputs.x_src.size(-3), 1)
+        args.src_blocks = (edges.by_src.ptr.numel() - 1) // max(args.num_src, 1)
     args.grad_out, args.grad_alpha = _address(grads.out), _address(grads.alpha)
     args.d_x_src, args.d_x_dst = _address(found.x_src), _address(found.x_dst)
     args.d_att = _address(found.att)
@@ -113,18 +117,19 @@ def _arguments(
 ) -> ctypes.Structure:
     """What both directions take; fields that are not set are 0."""
     x_src, x_dst, att, edge_attr, edge_weight, attn_bias = inputs
-    *lead, num_src, heads, channels = x_src.shape
+    heads, channels = att.shape[-2:]
+    node = 0 if x_src.dim() == 2 else -3
     by_dst = edges.by_dst
     args = abi.Arguments(
         dtype=_DTYPES[x_src.dtype],
         wide_index=by_dst.ptr.dtype == torch.int64,
         threads=num_threads(),
-        num_src=num_src,
-        num_dst=x_dst.size(-3),
+        num_src=x_src.size(node),
+        num_dst=x_dst.size(node),
         heads=heads,
         channels=channels,
         num_ids=edges.num_ids,
-        batch=lead[0] if lead else 1,
+        batch=x_src.size(0) if x_src.dim() == 4 else 1,
         x_src=x_src.data_ptr(),
         x_dst=x_dst.data_ptr(),
         att=att.data_ptr(),

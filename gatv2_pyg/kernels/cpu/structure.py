@@ -350,6 +350,17 @@ def hash_of_rows(indices: Tensor) -> int:
     return _hash([_hash_part(indices, address + row * step) for row in range(indices.size(0))])
 
 
+def hash_of_bits(values: Tensor) -> int:
+    """:func:`content_hash` of numbers of any kind, contiguous, taken as integers of their size."""
+    if not values.is_contiguous() or values.device.type != "cpu":
+        raise ValueError(
+            f"Expected 'values' to be contiguous on the CPU, got strides {values.stride()} on "
+            f"{values.device}"
+        )
+    size = values.element_size()
+    return _hash([abi.HashPart(values.data_ptr(), values.numel(), 1, size, True)])
+
+
 def _hash_part(part: Tensor, address: int) -> ctypes.Structure:
     """The last dimension of ``part``, from an address on."""
     dtype = part.dtype
