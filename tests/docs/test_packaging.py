@@ -79,3 +79,13 @@ def test_classifiers_name_the_systems_that_were_run() -> None:
     assert named == {
         system for system in ("Linux", "MacOS", "Windows") if system in what_was_run("system")
     }
+
+
+def test_the_builder_reads_the_licence() -> None:
+    """scikit-build-core before 0.11 refuses the name of a licence."""
+    settings = PYPROJECT["tool"]["scikit-build"]
+    (needed,) = PYPROJECT["build-system"]["requires"]
+    assert PYPROJECT["project"]["license"] == "MIT"
+    assert needed == f"scikit-build-core>={settings['minimum-version']}"
+    assert needed in PYPROJECT["project"]["optional-dependencies"]["test"]
+    assert tuple(map(int, settings["minimum-version"].split("."))) >= (0, 11)
