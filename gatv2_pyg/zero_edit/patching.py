@@ -50,7 +50,9 @@ def patch() -> Patch:
 
     Not reached: layers and subclasses that exist already (see :func:`gatv2_pyg.use_gatv2` for the
     layers), and references that are no module's global name (in a dictionary, a default argument).
-    While it is in force a layer of PyG's own class can't be pickled, as its name is taken.
+    While it is in force PyG's own class has no name, so that its layers can't be pickled and
+    ``isinstance`` doesn't know those that exist; nor does a subclass that exists find its base
+    where it names it (``GATv2Conv.__init__(self)``) instead of calling ``super()``.
 
     Returns:
         A :class:`Patch`: ``patch().undo()``, or ``with patch(): ...``.  Patches may be nested and

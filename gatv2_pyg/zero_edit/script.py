@@ -12,7 +12,8 @@ import runpy
 import sys
 from collections.abc import Callable
 from functools import partial
-from types import ModuleType
+from importlib.machinery import SourceFileLoader
+from types import ModuleType, TracebackType
 
 from gatv2_pyg.passing import observe_calls
 from gatv2_pyg.zero_edit.calls import CallLog
@@ -22,8 +23,8 @@ from gatv2_pyg.zero_edit.patching import patch
 def main(arguments: list[str] | None = None) -> int:
     """Runs the script or module that the command line names, as Python itself would.
 
-    What the script raises, ``SystemExit`` included, passes through.  At the end of the process
-    follows a line a layer, on standard error.
+    What the script raises, ``SystemExit`` included, passes through; the traceback that is shown
+    begins in the script.  At the end of the process follows a line a layer, on standard error.
 
     Args:
         arguments: the command line after the program's name; ``sys.argv[1:]`` if None.
@@ -57,8 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
     patch()
     try:
         start()
-    except ImportError as error:
-        if not _raised_by_runpy(error):
+    except BaseException as error:
+        if not isinstance(error, ImportError) or not _raised_by_runpy(error):
+            _show_from_the_script(error)
             raise
         atexit.unregister(report)
         print(f"python -m gatv2_pyg: {error}", file=sys.stderr)
@@ -94,6 +96,23 @@ def _raised_by_runpy(error: ImportError) -> bool:
     return trace is not None and trace.tb_frame.f_globals.get("__name__") == "runpy"
 
 
+def _show_from_the_script(error: BaseException) -> None:
+    """Whoever shows the error at the end of the process gets its traceback from the script on."""
+    first = error.__traceback__
+    while first and first.tb_frame.f_globals.get("__name__") in (__name__, "runpy"):
+        first = first.tb_next
+    show = sys.excepthook
+
+    def excepthook(
+        kind: type[BaseException], value: BaseException, trace: TracebackType | None
+    ) -> None:
+        if value is error:
+            value.__traceback__ = trace = first
+        show(kind, value, trace)
+
+    sys.excepthook = excepthook
+
+
 def _put_first_on_path(folder: str | None) -> None:
     """Replaces ``sys.path[0]``, which ``python -m`` made the current folder; None removes it."""
     if not getattr(sys.flags, "safe_path", sys.flags.isolated):
@@ -104,7 +123,13 @@ def _run_file(path: str) -> None:
     """As Python runs a file: in a module ``__main__`` that stays until the process ends."""
     module = ModuleType("__main__")
     file = os.path.abspath(path)
-    vars(module).update(__file__=file, __cached__=None, __package__=None, __builtins__=builtins)
+    vars(module).update(
+        __file__=file,
+        __cached__=None,
+        __package__=None,
+        __builtins__=builtins,
+        __loader__=SourceFileLoader("__main__", file),
+    )
     sys.modules["__main__"] = module
     with io.open_code(file) as source:
         code = compile(source.read(), file, "exec", dont_inherit=True)

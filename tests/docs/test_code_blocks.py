@@ -70,6 +70,18 @@ def test_make_targets_exist() -> None:
     assert named <= targets
 
 
+def test_torch_scatter_is_built_where_torch_is_seen() -> None:
+    """Its build imports torch, which pip's isolation hides."""
+    installs = [
+        words
+        for _, words in commands()
+        if words[0] == "pip" and any("scatter" in word for word in words)
+    ]
+    assert installs
+    for words in installs:
+        assert "--no-build-isolation" in words, words
+
+
 def modules() -> list[list[str]]:
     """Each ``python -m gatv2_pyg…`` or ``python -m benchmarks …``, with its arguments, once."""
     found: list[list[str]] = []

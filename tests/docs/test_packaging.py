@@ -49,13 +49,16 @@ def test_type_checkers_find_the_types() -> None:
     assert (PROJECT / "gatv2_pyg" / "py.typed").is_file()
 
 
+def what_was_run(subject: str) -> str:
+    """The cell "run" of a row of docs/tested.md."""
+    tested = (PROJECT / "docs" / "tested.md").read_text(encoding="utf-8")
+    (row,) = (line for line in tested.splitlines() if line.startswith(f"| {subject} |"))
+    return row.split("|")[2]
+
+
 def test_classifiers_name_the_versions_of_python_that_were_run() -> None:
-    (row,) = (
-        line
-        for line in (PROJECT / "docs" / "tested.md").read_text(encoding="utf-8").splitlines()
-        if line.startswith("| Python |")
-    )
-    run = {".".join(version.split(".")[:2]) for version in re.findall(r"3\.\d+\.\d+", row)}
+    cell = what_was_run("Python")
+    run = {".".join(version.split(".")[:2]) for version in re.findall(r"3\.\d+\.\d+", cell)}
     named = {
         text.rpartition(" ")[2]
         for text in PYPROJECT["project"]["classifiers"]
@@ -65,3 +68,24 @@ def test_classifiers_name_the_versions_of_python_that_were_run() -> None:
     assert min(named, key=lambda version: int(version[2:])) == (
         PYPROJECT["project"]["requires-python"].removeprefix(">=")
     )
+
+
+def test_classifiers_name_the_systems_that_were_run() -> None:
+    named = {
+        text.rpartition(" ")[2]
+        for text in PYPROJECT["project"]["classifiers"]
+        if text.startswith("Operating System")
+    }
+    assert named == {
+        system for system in ("Linux", "MacOS", "Windows") if system in what_was_run("system")
+    }
+
+
+def test_the_builder_reads_the_licence() -> None:
+    """scikit-build-core before 0.11 refuses the name of a licence."""
+    settings = PYPROJECT["tool"]["scikit-build"]
+    (needed,) = PYPROJECT["build-system"]["requires"]
+    assert PYPROJECT["project"]["license"] == "MIT"
+    assert needed == f"scikit-build-core>={settings['minimum-version']}"
+    assert needed in PYPROJECT["project"]["optional-dependencies"]["test"]
+    assert tuple(map(int, settings["minimum-version"].split("."))) >= (0, 11)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 import threading
 from types import ModuleType, SimpleNamespace
@@ -104,6 +105,32 @@ def test_subclasses_go_on_working():
     theirs.load_state_dict(layer.state_dict())
     x, edge_index = torch.randn(9, 5), torch.randint(9, (2, 30))
     torch.testing.assert_close(layer(x, edge_index), 2 * theirs(x, edge_index))
+
+
+class NamesItsBase(torch_geometric.nn.GATv2Conv):
+    """A subclass that exists before any patch."""
+
+    def __init__(self, *args):
+        ImportedHere.__init__(self, *args)
+
+
+def test_what_exists_meets_another_class_where_it_names_its_own():
+    layer = NamesItsBase(3, 2)
+    with patch():
+        assert not isinstance(layer, torch_geometric.nn.GATv2Conv)
+        with pytest.raises(TypeError):
+            NamesItsBase(3, 2)
+        with pytest.raises(pickle.PicklingError):
+            pickle.dumps(THEIRS.layer(3, 2))
+
+        class Since(ImportedHere):
+            def __init__(self, *args):
+                ImportedHere.__init__(self, *args)
+
+        assert isinstance(Since(3, 2), GATv2Conv)
+    assert isinstance(layer, torch_geometric.nn.GATv2Conv)
+    assert type(NamesItsBase(3, 2)) is NamesItsBase
+    assert type(pickle.loads(pickle.dumps(THEIRS.layer(3, 2)))) is THEIRS.layer
 
 
 def test_conversion_knows_the_classes_apart():

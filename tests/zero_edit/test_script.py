@@ -110,7 +110,7 @@ import helper
 print(json.dumps({
     "argv": sys.argv[1:], "program": sys.argv[0], "file": __file__, "name": __name__,
     "path": sys.path[0], "main": __main__.__file__, "package": __package__,
-    "spec": getattr(__spec__, "name", None),
+    "spec": getattr(__spec__, "name", None), "loader": type(__loader__).__name__,
 }))
 """
 
@@ -162,6 +162,37 @@ def test_an_error_passes_through(tmp_path):
     assert "LookupError: the script's own" in result.stderr
     (line,) = report_of(result)
     assert f"GATv2Conv(3, 2, heads=1): 1 call on {BEST}" in line
+
+
+OWN_HOOK = """
+import sys, traceback
+
+def show(kind, value, trace):
+    print("own", *traceback.format_exception(kind, value, trace), file=sys.stderr)
+
+sys.excepthook = show
+1 / 0
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def fail():\n    raise LookupError\n\nfail()\n",
+        "try:\n    1 / 0\nexcept ZeroDivisionError as error:\n    raise LookupError from error\n",
+        "import absent\n",
+        "def f(:\n",
+        "import torch_geometric.nn\nraise KeyboardInterrupt\n",
+        OWN_HOOK,
+    ],
+    ids=["raised", "chained", "import", "syntax", "interrupted", "own hook"],
+)
+def test_tracebacks_are_those_of_python(tmp_path, code):
+    script = tmp_path / "fails.py"
+    script.write_text(code)
+    plain, ours = python(script, cwd=tmp_path), python("-m", "gatv2_pyg", script, cwd=tmp_path)
+    assert ours.returncode == plain.returncode != 0
+    assert ours.stderr.splitlines()[: -len(report_of(ours))] == plain.stderr.splitlines()
 
 
 @pytest.mark.parametrize(("code", "status"), [("5", 5), ("'stop'", 1)])
@@ -281,3 +312,61 @@ def test_what_a_script_saves_loads_without_it(tmp_path):
     assert type(whole) is GATv2Conv
     for layer in (theirs, whole):
         torch.testing.assert_close(layer(*arguments).detach(), expected)
+
+
+ON_TWO_RANKS = """
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from torch_geometric.nn import GATv2Conv
+
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+model = DistributedDataParallel(GATv2Conv(3, 2))
+model(torch.randn(4, 3), torch.tensor([[0, 1, 2], [1, 2, 3]])).sum().backward()
+dist.destroy_process_group()
+"""
+
+
+def test_under_torchrun(tmp_path):
+    (tmp_path / "two.py").write_text(ON_TWO_RANKS)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    result = python(*torchrun, "-m", "gatv2_pyg", "two.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("gatv2_pyg")]
+    assert [line.partition(":")[0] for line in sorted(lines)] == [
+        f"gatv2_pyg [rank {rank}]" for rank in (0, 1)
+    ]
+    assert all(f"GATv2Conv(3, 2, heads=1): 1 call on {BEST}" in line for line in lines)
+
+
+SPAWNS = """
+import torch
+import torch.multiprocessing
+from torch_geometric.nn import GATv2Conv
+
+
+class Own(GATv2Conv):
+    pass
+
+
+def work(rank, layers, arguments, expected):
+    for layer, out in zip(layers, expected):
+        torch.testing.assert_close(layer(*arguments), out)
+    print("made", GATv2Conv.__module__, "given", type(layers[0]).__module__)
+
+
+if __name__ == "__main__":
+    layers = [GATv2Conv(3, 2), Own(3, 2)]
+    arguments = torch.randn(4, 3), torch.tensor([[0, 1, 2], [1, 2, 3]])
+    expected = [layer(*arguments).detach() for layer in layers]
+    torch.multiprocessing.spawn(work, (layers, arguments, expected), nprocs=1)
+"""
+
+
+def test_spawned_processes_make_layers_of_pyg_and_take_those_they_are_given(tmp_path):
+    (tmp_path / "spawns.py").write_text(SPAWNS)
+    result = python("-m", "gatv2_pyg", "spawns.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "made torch_geometric.nn.conv.gatv2_conv given gatv2_pyg.conv\n"
+    assert len(report_of(result)) == 2
