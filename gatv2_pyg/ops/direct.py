@@ -178,6 +178,9 @@ class _DirectAttention(torch.autograd.Function):
         if direct:
             if grad_alpha is None:
                 outputs = outputs._replace(alpha=None)
+            outputs = Outputs._make(
+                None if value is None else value.contiguous() for value in outputs
+            )
             found = _backward(grads, inputs, outputs, ctx.edges, ctx.options, needs)
         else:
             call = inputs, ctx.edges, ctx.options
