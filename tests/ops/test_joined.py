@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch_geometric.nn
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
@@ -129,6 +130,39 @@ def test_only_what_needs_a_gradient_gets_one(taken, frozen):
     agree(*found)
     assert any(grad is None for grad in found[0])
     assert taken["_gradients"] == (frozen != "lin_l lin_r")
+
+
+LEAVES = ["x", "lin_l.weight", "lin_l.bias", "lin_r.weight", "lin_r.bias", "att", "bias"]
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_one_gradient_alone(taken, name):
+    x, edge_index, _ = problem()
+    x.requires_grad_()
+    found = []
+    for layer in pair():
+        leaf = x if name == "x" else layer.get_parameter(name)
+        found.append(torch.autograd.grad(layer(x, edge_index).square().sum(), leaf))
+    agree(*found)
+    assert taken["_gradients"] == 1
+
+
+@pytest.mark.parametrize("joins", [True, False])
+def test_forward_mode_over_backward(monkeypatch, joins):
+    """A gradient with a tangent gives gradients with tangents."""
+    if not joins:
+        monkeypatch.setattr(joined, "takes", lambda _: False)
+    x, edge_index, edge_attr = problem()
+    x.requires_grad_()
+    found = []
+    for layer in pair(edge_dim=BONDS):
+        out = layer(x, edge_index, edge_attr)
+        with forward_ad.dual_level():
+            grad = forward_ad.make_dual(out.detach().cos(), out.detach().sin())
+            got = torch.autograd.grad(out, [x, *layer.parameters()], grad)
+            found.append([part for value in got for part in forward_ad.unpack_dual(value)])
+    assert all(part is not None for part in found[0])
+    agree(*found)
 
 
 def test_one_weight_in_both_places(taken):
