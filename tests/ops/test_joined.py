@@ -496,11 +496,12 @@ def test_batches_go_step_by_step(taken):
     agree(batch, [ours(x, edge_index), ours(2 * x, edge_index)])
 
 
-@pytest.mark.parametrize("part", ["att", "bias", "lin_r.bias"])
+@pytest.mark.parametrize("part", ["att", "bias", "lin_r.bias", "lin_r.weight"])
 def test_a_parameter_of_another_shape_is_never_read_beyond(taken, part):
     x, edge_index, _ = problem()
     ours, _ = pair()
-    ours.get_parameter(part).data = torch.ones(1, dtype=torch.float64)
+    shape = (1, FEATURES) if part == "lin_r.weight" else (1,)
+    ours.get_parameter(part).data = torch.ones(shape, dtype=torch.float64)
     with contextlib.suppress(RuntimeError, ValueError):
         ours(x, edge_index)
     assert taken["layer"] == 0
