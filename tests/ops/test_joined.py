@@ -198,6 +198,13 @@ def test_dropout_is_that_of_separate_steps(taken, monkeypatch, dtype):
     assert all(map(torch.equal, *found))
 
 
+def test_nothing_is_dropped_outside_training(taken):
+    x, edge_index, _ = problem()
+    ours, theirs = pair(dropout=0.9)
+    agree([ours.eval()(x, edge_index)], [theirs.eval()(x, edge_index)])
+    assert taken["layer"] == 1
+
+
 def test_saved_tensors_that_hooks_replace(taken):
     x, edge_index, edge_attr = problem(dtype=torch.float32)
     ours, _ = pair(torch.float32, edge_dim=BONDS)
