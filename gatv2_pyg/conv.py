@@ -183,8 +183,10 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
             neighbours.check()
 
         wanted = bool(return_attention_weights)
+        same = self.share_weights and isinstance(x, Tensor)
         if graph is not None and lin_res is None and x_l is x_r and not wanted:
-            at_once = self._in_one_step(x_l, lin_l, lin_r, neighbours, graph, backend, attn_bias)
+            maps = lin_l, None if same else lin_r
+            at_once = self._in_one_step(x_l, *maps, neighbours, graph, backend, attn_bias)
             if at_once is not None:
                 return at_once
 
@@ -192,7 +194,6 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         at_dst = at_src if x_l is x_r else linear_maps(x_r)
         res = None if lin_res is None else at_dst(lin_res)
         x_l = self._by_head(at_src(lin_l))
-        same = self.share_weights and isinstance(x, Tensor)
         x_r = x_l if same else self._by_head(at_dst(lin_r))
 
         if x_r.dtype != x_l.dtype:  # maps in place of PyG's give what dtype they like
@@ -337,19 +338,21 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         backend: Backend,
         attn_bias: Tensor | None,
     ) -> Tensor | None:
-        """The output for one set of nodes in one step of autograd; None where more would see it."""
-        parameters, same = self._parameters, self.share_weights
-        att, bias = parameters.get("att"), parameters.get("bias")
+        """The output for one set of nodes in one step of autograd; None where more would see it.
+
+        ``lin_r`` is None where ``lin_l`` stands in its place.
+        """
+        att, bias = self.att, self.bias
         if (
             backend.kernels != "cpu"
-            or att is None
             or bias is None
             or not graph.is_plain
+            or not joined.takes(x)
             or not inputs.is_bare_map(lin_l)
-            or not (same or inputs.is_bare_map(lin_r))
+            or not (lin_r is None or inputs.is_bare_map(lin_r))
         ):
             return None
-        of_l, of_r = lin_l._parameters, {} if same else lin_r._parameters
+        of_l, of_r = lin_l._parameters, {} if lin_r is None else lin_r._parameters
         edge_attr, edge_weight = self._edge_features(neighbours, graph, x.dtype)
         arguments = joined.Arguments(
             x,
@@ -368,7 +371,8 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
             or any(value.requires_grad for value in of_l.values() if value is not None)
         )
         edges = graph.edges(with_sources=grad)
-        if not joined.fits(arguments, edges, graph.num_src, self.concat):
+        size = self.heads, self.out_channels
+        if not joined.fits(arguments, edges, graph.num_src, self.concat, *size):
             return None
         dropout = self.dropout if self.training else 0.0
         return joined.layer(

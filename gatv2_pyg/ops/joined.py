@@ -5,7 +5,8 @@ On a graph of some hundred edges, what autograd does for each of them takes as l
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,27 +41,39 @@ class Arguments(NamedTuple):
     """``[K, H]`` or ``[K, 1]``: as :class:`gatv2_pyg.kernels.contract.Inputs` has it."""
 
 
-def fits(arguments: Arguments, edges: Edges, num_src: int, concat: bool) -> bool:
-    """Whether a call may take this way.
+_LINEAR = torch._C._nn.linear
+
+
+def takes(x: Tensor) -> bool:
+    """Whether a call on such features may take this way: told before all else is at hand."""
+    return (
+        direct.unwrapped()
+        and not torch._C._len_torch_function_stack()
+        and F.linear is _LINEAR
+        and direct.are_plain((x,))
+        and x.dim() == 2
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def fits(
+    arguments: Arguments, edges: Edges, num_src: int, concat: bool, heads: int, channels: int
+) -> bool:
+    """Whether a call may take this way, on features that it :func:`takes`.
 
     Args:
         arguments: tensors, not known to fit each other.
         edges: those of a :class:`gatv2_pyg.Graph`.
         num_src: its number of source nodes.
         concat: whether heads are concatenated, else averaged.
+        heads: ``H``.
+        channels: ``C``.
     """
     x, weight_l, bias_l, weight_r, bias_r, att, bias = arguments[:7]
-    if not direct.unwrapped() or not direct.are_plain(arguments):
+    if not direct.are_plain(arguments):
         return False
     dtype, shape = x.dtype, x.shape
-    if (
-        len(shape) != 2
-        or dtype not in (torch.float32, torch.float64)
-        or torch.is_autocast_enabled("cpu")
-        or att.dim() != 3
-    ):
-        return False
-    _, heads, channels = att.shape
     width = heads * channels
     of_map = (width, shape[1])
     return (
@@ -69,17 +82,32 @@ def fits(arguments: Arguments, edges: Edges, num_src: int, concat: bool) -> bool
         and (bias_l is None or (bias_l.dtype == dtype and bias_l.shape == (width,)))
         and (bias_r is None or (bias_r.dtype == dtype and bias_r.shape == (width,)))
         and weight_l.dtype == att.dtype == bias.dtype == dtype
+        and att.shape == (1, heads, channels)
         and bias.shape == (width if concat else channels,)
         and shape[0] == num_src == edges.by_dst.ptr.numel() - 1
         and direct.fit_edges(*arguments[7:], x, att, edges.num_ids)
+        and not _leaves_features_alone(arguments)
+    )
+
+
+def _leaves_features_alone(arguments: Arguments) -> bool:
+    """Whether backward needs no features, as their maps are frozen: nobody keeps them then."""
+    frozen = not (
+        arguments.weight_l.requires_grad
+        or (arguments.weight_r is not None and arguments.weight_r.requires_grad)
+    )
+    return frozen and _is_followed(arguments)
+
+
+def _is_followed(arguments: Arguments) -> bool:
+    return torch.is_grad_enabled() and any(
+        value is not None and value.requires_grad for value in arguments
     )
 
 
 def layer(arguments: Arguments, edges: Edges, options: Options, concat: bool) -> Tensor:
     """``[N, H * C]``, or ``[N, C]``, for what :func:`fits`."""
-    if torch.is_grad_enabled() and any(
-        value is not None and value.requires_grad for value in arguments
-    ):
+    if _is_followed(arguments):
         return _Joined.apply(edges, options, concat, *arguments)
     out = _attended(arguments, edges, options)[1].out
     return out.add_(arguments.bias) if concat else _finished(out, arguments, concat)
@@ -107,6 +135,11 @@ def _attended(arguments: Arguments, edges: Edges, options: Options) -> tuple[Inp
 
 def _composed(arguments: Arguments, edges: Edges, options: Options, concat: bool) -> Tensor:
     """:func:`layer` by operations that autograd follows."""
+    dtype = arguments.x.dtype
+    if arguments.bias.dtype != dtype:  # hooks made all that was saved wider
+        arguments = Arguments._make(
+            None if value is None else value.to(dtype) for value in arguments
+        )
     att = arguments.att.squeeze(0)
     x_src, x_dst = (x.view(x.size(0), *att.shape) for x in _mapped(arguments))
     inputs = Inputs(x_src, x_dst, att, *arguments[7:])
@@ -115,20 +148,42 @@ def _composed(arguments: Arguments, edges: Edges, options: Options, concat: bool
 
 
 class _Joined(torch.autograd.Function):
-    """Keeps its arguments, what the maps gave, ``out`` and ``lse``."""
+    """Keeps its arguments, what the maps gave, ``out`` and ``lse``.
+
+    Saved, so that a change is an error, is what the separate steps save: biases are not, and
+    weights only where ``x`` needs a gradient.
+    """
 
     @staticmethod
     def forward(ctx, edges: Edges, options: Options, concat: bool, *flat):
         arguments = Arguments(*flat)
         inputs, outputs = _attended(arguments, edges, options)
         ctx.call = edges, options, concat
-        saved = (*arguments, *inputs[:2], *outputs[:2])
+        ctx.shared = arguments.weight_r is None
+        unsaved = _BIASES if ctx.needs_input_grad[3] else _PARAMETERS
+        ctx.unsaved = {name: getattr(arguments, name) for name in unsaved}
+        ctx.versions = _versions(ctx.unsaved.values())
+        rest: dict[str, Any] = dict.fromkeys(unsaved)
+        saved = (*arguments._replace(**rest), *inputs[:2], *outputs[:2])
         ctx.forms = direct.forms(saved)
         ctx.save_for_backward(*saved)
+        ctx.set_materialize_grads(False)
         return _finished(outputs.out, arguments, concat)
 
     @staticmethod
     def backward(ctx, grad):
+        if grad is None:
+            return (None,) * (3 + len(Arguments._fields))
+        if torch.is_autocast_enabled("cpu") or torch._C._len_torch_function_stack():
+            # Forward was without them.
+            with torch.autocast("cpu", enabled=False), torch._C.DisableTorchFunction():
+                found = _Joined._found(ctx, grad)
+        else:
+            found = _Joined._found(ctx, grad)
+        return (None, None, None, *found)
+
+    @staticmethod
+    def _found(ctx, grad: Tensor) -> list[Tensor | None]:
         # Checkpointing allows one look at what was saved.
         saved = ctx.saved_tensors
         arguments = Arguments(*saved[:-4])
@@ -139,16 +194,29 @@ class _Joined(torch.autograd.Function):
             or not direct.are_plain((*saved, grad))
             or direct.forms(saved) != ctx.forms
         ):
-            found = _gradients_of_composed(grad, arguments, needs, *ctx.call)
-        else:
-            found = _gradients(grad, arguments, needs, *saved[-4:], *ctx.call)
-        return (None, None, None, *found)
+            if _versions(ctx.unsaved.values()) != ctx.versions:
+                raise RuntimeError(
+                    "one of the variables needed for gradient computation has been modified by an "
+                    f"inplace operation: one of {', '.join(ctx.unsaved)} of the layer"
+                )
+            arguments = arguments._replace(**ctx.unsaved)
+            return _gradients_of_composed(grad, arguments, needs, *ctx.call)
+        return _gradients(grad, arguments, needs, ctx.shared, *saved[-4:], *ctx.call)
+
+
+_BIASES = ("bias_l", "bias_r", "bias")
+_PARAMETERS = ("weight_l", "weight_r", *_BIASES)
+
+
+def _versions(values: Iterable[Tensor | None]) -> list[int | None]:
+    return [None if value is None or value.is_inference() else value._version for value in values]
 
 
 def _gradients(
     grad: Tensor,
     arguments: Arguments,
     needs: dict[str, bool],
+    shared: bool,
     x_src: Tensor,
     x_dst: Tensor,
     out: Tensor,
@@ -158,7 +226,6 @@ def _gradients(
     concat: bool,
 ) -> list[Tensor | None]:
     x, weight_l, _, weight_r, _, att, _, *of_edges = arguments
-    shared = weight_r is None
     need_l = needs["x"] or needs["weight_l"] or needs["bias_l"]
     need_r = need_l if shared else needs["x"] or needs["weight_r"] or needs["bias_r"]
     heads = att.size(1)
@@ -173,15 +240,16 @@ def _gradients(
         options,
         Needs(need_l, need_r, *(needs[name] for name in Needs._fields[2:])),
     )
+    del of_out, inputs
     d_l, d_r = found.x_src, found.x_dst
     if shared and d_l is not None and d_r is not None:
-        d_l, d_r = d_l + d_r, None
+        d_l, d_r = d_l.add_(d_r), None
     own: dict[str, Tensor | None] = {"bias": grad.sum(0) if needs["bias"] else None}
     for side, rows in (("l", d_l), ("r", d_r)):
         if rows is not None:
             own[f"weight_{side}"] = rows.t().mm(x) if needs[f"weight_{side}"] else None
             own[f"bias_{side}"] = rows.sum(0) if needs[f"bias_{side}"] else None
-    if needs["x"] and d_l is not None:
+    if needs["x"] and d_l is not None and weight_l is not None:
         d_x = d_l.mm(weight_l)
         own["x"] = d_x if d_r is None or weight_r is None else d_x.addmm_(d_r, weight_r)
     own |= zip(Inputs._fields[2:], found[2:], strict=True)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from gatv2_pyg.kernels import load_kernels
 from gatv2_pyg.kernels.contract import (
@@ -184,7 +185,7 @@ def gradients(
     return_attention: bool,
 ) -> Sequence[Tensor | None]:
     """The gradients of a call by its inputs, None where not needed."""
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or forward_ad._current_level >= 0:
         # Second derivatives: a forward and a backward that autograd can follow.
         outputs = reference.forward(inputs, edges, options, return_attention)
         return reference.backward(grads, inputs, outputs, edges, options, needs)

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
+import weakref
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torch_geometric.nn
+from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from gatv2_pyg import GATv2Conv
+from gatv2_pyg.graph.adjacency import Neighbours
 from gatv2_pyg.kernels import cpu_kernels
 from gatv2_pyg.ops import joined
 from tests.ops.test_direct import other_strides
 
 pytestmark = pytest.mark.skipif(cpu_kernels() is None, reason="no compiled CPU kernels")
 
+LINEAR = F.linear
 NODES, EDGES, FEATURES, BONDS = 30, 90, 5, 3
 
 
@@ -112,18 +119,53 @@ def test_second_and_batched_derivatives(taken, concat, share_weights):
     assert taken == {"layer": 2, "_gradients": 1, "_gradients_of_composed": 2}
 
 
-@pytest.mark.parametrize("frozen", ["lin_l", "lin_r", "att", "bias", "lin_edge", "lin_l lin_r"])
+@pytest.mark.parametrize(
+    "frozen", ["lin_l", "lin_r", "att", "bias", "lin_edge", "lin_l lin_r", "lin_l.weight"]
+)
 def test_only_what_needs_a_gradient_gets_one(taken, frozen):
     x, edge_index, edge_attr = problem()
     found = []
     for layer in pair(edge_dim=BONDS):
         for name, parameter in layer.named_parameters():
-            parameter.requires_grad_(name.split(".")[0] not in frozen.split())
+            parameter.requires_grad_(not {name, name.split(".")[0]} & set(frozen.split()))
         layer(x, edge_index, edge_attr).square().sum().backward()
         found.append([parameter.grad for parameter in layer.parameters()])
     agree(*found)
     assert any(grad is None for grad in found[0])
+    assert taken["_gradients"] == (frozen != "lin_l lin_r")
+
+
+LEAVES = ["x", "lin_l.weight", "lin_l.bias", "lin_r.weight", "lin_r.bias", "att", "bias"]
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_one_gradient_alone(taken, name):
+    x, edge_index, _ = problem()
+    x.requires_grad_()
+    found = []
+    for layer in pair():
+        leaf = x if name == "x" else layer.get_parameter(name)
+        found.append(torch.autograd.grad(layer(x, edge_index).square().sum(), leaf))
+    agree(*found)
     assert taken["_gradients"] == 1
+
+
+@pytest.mark.parametrize("joins", [True, False])
+def test_forward_mode_over_backward(monkeypatch, joins):
+    """A gradient with a tangent gives gradients with tangents."""
+    if not joins:
+        monkeypatch.setattr(joined, "takes", lambda _: False)
+    x, edge_index, edge_attr = problem()
+    x.requires_grad_()
+    found = []
+    for layer in pair(edge_dim=BONDS):
+        out = layer(x, edge_index, edge_attr)
+        with forward_ad.dual_level():
+            grad = forward_ad.make_dual(out.detach().cos(), out.detach().sin())
+            got = torch.autograd.grad(out, [x, *layer.parameters()], grad)
+            found.append([part for value in got for part in forward_ad.unpack_dual(value)])
+    assert all(part is not None for part in found[0])
+    agree(*found)
 
 
 def test_one_weight_in_both_places(taken):
@@ -157,14 +199,11 @@ def test_dropout_is_that_of_separate_steps(taken, monkeypatch, dtype):
     assert all(map(torch.equal, *found))
 
 
-def test_saved_tensors_of_other_strides(taken):
-    x, edge_index, edge_attr = problem()
-    ours, _ = pair(edge_dim=BONDS)
-    expected = torch.autograd.grad(ours(x, edge_index, edge_attr).sum(), [*ours.parameters()])
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, other_strides):
-        out = ours(x, edge_index, edge_attr)
-    agree(torch.autograd.grad(out.sum(), [*ours.parameters()]), expected, rtol=0, atol=0)
-    assert taken["_gradients"] == 2
+def test_nothing_is_dropped_outside_training(taken):
+    x, edge_index, _ = problem()
+    ours, theirs = pair(dropout=0.9)
+    agree([ours.eval()(x, edge_index)], [theirs.eval()(x, edge_index)])
+    assert taken["layer"] == 1
 
 
 def test_saved_tensors_that_hooks_replace(taken):
@@ -200,12 +239,205 @@ def _backward(out, x):
 
 def test_what_is_changed_before_backward_is_an_error():
     x, edge_index, _ = problem()
+    x.requires_grad_()
     ours, _ = pair()
     out = ours(x, edge_index)
     with torch.no_grad():
         ours.lin_l.weight.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         out.sum().backward()
+
+
+UNSAVED = ["lin_l.bias", "lin_r.bias", "bias"]
+
+
+def first_and_second(layer, out, leaves):
+    first = torch.autograd.grad(out.square().sum(), leaves, create_graph=True)
+    second = torch.autograd.grad(sum(grad.square().sum() for grad in first), leaves)
+    return [*first, *second]
+
+
+@pytest.mark.parametrize("name", [*UNSAVED, "lin_l.weight", "lin_r.weight"])
+def test_what_backward_does_not_need_may_be_changed(taken, name):
+    x, edge_index, _ = problem()
+    # The weights are needed for the gradient of x alone.
+    x.requires_grad_(name in UNSAVED)
+    found = []
+    for layer in pair():
+        out = layer(x, edge_index)
+        with torch.no_grad():
+            layer.get_parameter(name).mul_(2)
+        out.square().sum().backward()
+        found.append([x.grad, *(parameter.grad for parameter in layer.parameters())])
+        x.grad = None
+    agree(*found)
+    assert taken["_gradients"] == 1
+
+
+@pytest.mark.parametrize("name", [*UNSAVED, "lin_l.weight", "lin_r.weight"])
+def test_a_change_before_second_derivatives_is_noticed(name):
+    x, edge_index, _ = problem()
+    x.requires_grad_(name in UNSAVED)
+    ours, _ = pair()
+    out = ours(x, edge_index)
+    with torch.no_grad():
+        ours.get_parameter(name).mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(out.square().sum(), list(ours.parameters()), create_graph=True)
+
+
+def test_second_derivatives_where_x_needs_no_gradient(taken):
+    x, edge_index, _ = problem()
+    found = []
+    for layer in pair():
+        leaves = list(layer.parameters())
+        found.append(first_and_second(layer, layer(x, edge_index), leaves))
+    agree(*found)
+    assert taken["_gradients_of_composed"] == 1
+
+
+def test_features_of_frozen_maps_are_not_kept():
+    x, edge_index, _ = problem()
+    x.requires_grad_()
+    found = []
+    for layer in pair():
+        layer.lin_l.requires_grad_(False)
+        layer.lin_r.requires_grad_(False)
+        features = x * 2
+        out = layer(features, edge_index)
+        features.detach().zero_()
+        kept = weakref.ref(features)
+        del features
+        assert kept() is None
+        found.append(torch.autograd.grad(out.square().sum(), [x, layer.att, layer.bias]))
+    agree(*found)
+
+
+class Silent(torch.autograd.Function):
+    """A step that gives no gradient back."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None
+
+
+def test_no_gradient_of_the_output_is_none_of_the_parameters(taken):
+    x, edge_index, _ = problem()
+    ours, _ = pair()
+    Silent.apply(ours(x.requires_grad_(), edge_index)).sum().backward()
+    assert taken == {"layer": 1, "_gradients": 0, "_gradients_of_composed": 0}
+    assert x.grad is None
+    assert all(parameter.grad is None for parameter in ours.parameters())
+
+
+class Watching(TorchFunctionMode):
+    """Makes of what maps give another tensor."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        return self.make(found) if func in (F.linear, torch.Tensor.mm) else found
+
+
+@pytest.mark.parametrize("create_graph", [True, False])
+def test_backward_is_not_what_autocast_or_a_mode_makes_of_it(taken, create_graph):
+    x, edge_index, _ = problem(dtype=torch.float32)
+    x.requires_grad_()
+    ours, _ = pair(torch.float32)
+    leaves = [x, *ours.parameters()]
+    expected = torch.autograd.grad(ours(x, edge_index).square().sum(), leaves)
+    for around in (torch.autocast("cpu", torch.bfloat16), Watching(lambda found: found * 2)):
+        loss = ours(x, edge_index).square().sum()
+        with around:
+            found = torch.autograd.grad(loss, leaves, create_graph=create_graph)
+        agree(found, expected, rtol=1e-4, atol=1e-4)
+    assert taken["layer"] == 3
+
+
+@pytest.mark.parametrize("by", ["a mode", "another function"])
+def test_maps_that_are_watched_go_step_by_step(taken, monkeypatch, by):
+    x, edge_index, _ = problem()
+    scale = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    found = []
+    for layer in pair():
+        with monkeypatch.context() as patch:
+            if by == "another function":
+                patch.setattr(F, "linear", lambda *args: LINEAR(*args) * scale)
+                out = layer(x, edge_index)
+            else:
+                with Watching(lambda value: value * scale):
+                    out = layer(x, edge_index)
+        found.append([out, *torch.autograd.grad(out.square().sum(), [scale, layer.att])])
+    agree(*found)
+    assert taken["layer"] == 0
+
+
+def test_a_pair_of_one_tensor_goes_through_both_maps():
+    x, edge_index, _ = problem()
+    found = []
+    for layer in pair(share_weights=True):
+        torch.manual_seed(1)
+        layer.lin_r = copy.deepcopy(layer.lin_l)
+        torch.nn.init.normal_(layer.lin_r.weight)
+        found.append([layer(x, edge_index), layer((x, x), edge_index)])
+    agree(*found)
+    assert not torch.allclose(*found[0])
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 4), (2, 4, 6)])
+def test_att_of_another_shape_is_refused(shape):
+    x, edge_index, _ = problem()
+    ours, _ = pair()
+    ours.att = torch.nn.Parameter(torch.ones(shape, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"^Expected 'att' to have the shape"):
+        ours(x, edge_index)
+
+
+def test_att_of_a_derived_class_is_used(taken):
+    x, edge_index, _ = problem()
+    found = []
+    for layer in pair():
+        made = property(lambda self: self._parameters["att"].exp())
+        layer.__class__ = type("Positive", (type(layer),), {"att": made})
+        out = layer(x, edge_index)
+        found.append([out, *torch.autograd.grad(out.square().sum(), layer._parameters["att"])])
+    agree(*found)
+    assert taken["layer"] == 1
+
+
+@pytest.mark.parametrize("joins", [True, False])
+def test_saved_tensors_of_other_strides(monkeypatch, joins):
+    """Rows of more than 16 edges read the saved output."""
+    if not joins:
+        monkeypatch.setattr(joined, "takes", lambda _: False)
+    x, edge_index, _ = problem(edges=3000)
+    ours, _ = pair()
+    expected = torch.autograd.grad(ours(x, edge_index).sin().sum(), list(ours.parameters()))
+    hooks = torch.autograd.graph.saved_tensors_hooks(
+        lambda value: value,
+        lambda value: value.transpose(0, -1).contiguous().transpose(0, -1),
+    )
+    with hooks:
+        out = ours(x, edge_index)
+    agree(torch.autograd.grad(out.sin().sum(), list(ours.parameters())), expected)
+
+
+def test_features_are_made_once(monkeypatch):
+    """Where a call can't go in one step, that is known before anything is computed."""
+    x, edge_index, edge_attr = problem()
+    ours, _ = pair(edge_dim=BONDS)
+    made = []
+    original = Neighbours.features
+    monkeypatch.setattr(Neighbours, "features", lambda *args: made.append(1) or original(*args))
+    ours.bfloat16()(x.bfloat16(), edge_index, edge_attr.bfloat16())
+    assert len(made) == 1
 
 
 def test_the_output_is_the_callers():
@@ -274,11 +506,12 @@ def test_batches_go_step_by_step(taken):
     agree(batch, [ours(x, edge_index), ours(2 * x, edge_index)])
 
 
-@pytest.mark.parametrize("part", ["att", "bias", "lin_r.bias"])
+@pytest.mark.parametrize("part", ["att", "bias", "lin_r.bias", "lin_r.weight"])
 def test_a_parameter_of_another_shape_is_never_read_beyond(taken, part):
     x, edge_index, _ = problem()
     ours, _ = pair()
-    ours.get_parameter(part).data = torch.ones(1, dtype=torch.float64)
+    shape = (1, FEATURES) if part == "lin_r.weight" else (1,)
+    ours.get_parameter(part).data = torch.ones(shape, dtype=torch.float64)
     with contextlib.suppress(RuntimeError, ValueError):
         ours(x, edge_index)
     assert taken["layer"] == 0
