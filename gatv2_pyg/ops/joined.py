@@ -160,13 +160,12 @@ class _Joined(torch.autograd.Function):
         inputs, outputs = _attended(arguments, edges, options)
         ctx.call = edges, options, concat
         ctx.shared = arguments.weight_r is None
-        unsaved = _BIASES if ctx.needs_input_grad[3] else _PARAMETERS
-        ctx.unsaved = {name: getattr(arguments, name) for name in unsaved}
-        ctx.versions = _versions(ctx.unsaved.values())
-        rest: dict[str, Any] = dict.fromkeys(unsaved)
-        saved = (*arguments._replace(**rest), *inputs[:2], *outputs[:2])
+        ctx.kept = kept = _KEPT_FOR_X if ctx.needs_input_grad[3] else _KEPT
+        saved = (*(flat[at] for at in kept), *inputs[:2], *outputs[:2])
         ctx.forms = direct.forms(saved)
         ctx.save_for_backward(*saved)
+        ctx.unsaved = [None if at in kept else value for at, value in enumerate(flat)]
+        ctx.versions = _versions(ctx.unsaved)
         ctx.set_materialize_grads(False)
         return _finished(outputs.out, arguments, concat)
 
@@ -186,7 +185,9 @@ class _Joined(torch.autograd.Function):
     def _found(ctx, grad: Tensor) -> list[Tensor | None]:
         # Checkpointing allows one look at what was saved.
         saved = ctx.saved_tensors
-        arguments = Arguments(*saved[:-4])
+        flat: list[Any] = [None] * len(Arguments._fields)
+        for at, value in zip(ctx.kept, saved, strict=False):
+            flat[at] = value
         needs = dict(zip(Arguments._fields, ctx.needs_input_grad[3:], strict=True))
         if (
             torch.is_grad_enabled()
@@ -194,18 +195,19 @@ class _Joined(torch.autograd.Function):
             or not direct.are_plain((*saved, grad))
             or direct.forms(saved) != ctx.forms
         ):
-            if _versions(ctx.unsaved.values()) != ctx.versions:
+            if _versions(ctx.unsaved) != ctx.versions:
                 raise RuntimeError(
                     "one of the variables needed for gradient computation has been modified by an "
-                    f"inplace operation: one of {', '.join(ctx.unsaved)} of the layer"
+                    "inplace operation: a weight or a bias of the layer"
                 )
-            arguments = arguments._replace(**ctx.unsaved)
-            return _gradients_of_composed(grad, arguments, needs, *ctx.call)
-        return _gradients(grad, arguments, needs, ctx.shared, *saved[-4:], *ctx.call)
+            for at, value in enumerate(ctx.unsaved):
+                flat[at] = flat[at] if value is None else value
+            return _gradients_of_composed(grad, Arguments(*flat), needs, *ctx.call)
+        return _gradients(grad, Arguments(*flat), needs, ctx.shared, *saved[-4:], *ctx.call)
 
 
-_BIASES = ("bias_l", "bias_r", "bias")
-_PARAMETERS = ("weight_l", "weight_r", *_BIASES)
+_KEPT = tuple(map(Arguments._fields.index, ("x", "att", *Arguments._fields[7:])))
+_KEPT_FOR_X = (*_KEPT, *map(Arguments._fields.index, ("weight_l", "weight_r")))
 
 
 def _versions(values: Iterable[Tensor | None]) -> list[int | None]:

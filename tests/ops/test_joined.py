@@ -19,7 +19,6 @@ from gatv2_pyg import GATv2Conv
 from gatv2_pyg.graph.adjacency import Neighbours
 from gatv2_pyg.kernels import cpu_kernels
 from gatv2_pyg.ops import joined
-from tests.ops.test_direct import other_strides
 
 pytestmark = pytest.mark.skipif(cpu_kernels() is None, reason="no compiled CPU kernels")
 
