@@ -228,18 +228,22 @@ class Bench:
         return value
 
     def repeatability(self, problem: Problem, *, peer: bool) -> dict[str, Any]:
-        """How many of some runs give the very bits of the first; on CPU the threads vary."""
+        """How many of some runs give the very bits of the first.
+
+        On CPU the threads vary, and the gradients of the maps' weights are not looked at.
+        """
         value: dict[str, Any] = {"label": problem.case.label}
         threads = torch.get_num_threads()
         for contestant in (OURS, PYG_GATV2) if peer else (OURS,):
             runner = Runner(module_of(contestant, problem, self.backend), problem)
-            first = (runner.forward(), *runner.step())
+            products = self.device != "cpu"
+            first = runner.results(products=products)
             equal = 0
             try:
                 for number in range(RUNS):
                     if self.device == "cpu":
                         torch.set_num_threads((1, 2, threads)[number % 3])
-                    again = (runner.forward(), *runner.step())
+                    again = runner.results(products=products)
                     equal += all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
             finally:
                 torch.set_num_threads(threads)

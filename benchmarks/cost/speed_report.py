@@ -202,8 +202,13 @@ def _repeatability(data: Data) -> Table:
         [value["label"], *[f"{value[c.key]} of {targets.RUNS}" for c in who]]
         for value in data["repeatability"].values()
     ]
-    note = "Output and all gradients compared with those of a first run"
-    note += ", under 1, 2 and all threads." if data["device"] == "cpu" else "."
+    note = "Output and all gradients compared with those of a first run."
+    if data["device"] == "cpu":
+        note = (
+            "Output and gradients compared with those of a first run, under 1, 2 and all threads; "
+            "without the gradients of the maps' weights, products by torch whose bits may depend "
+            "on the threads."
+        )
     return Table("Runs with the same bits", ["case", *[c.short for c in who]], rows, note)
 
 

@@ -82,6 +82,19 @@ class Runner:
             out = self.module(self._leaf_x, *self._arguments())
         return torch.autograd.grad(out, self._leaves, self.problem.grad.to(out.dtype))
 
+    def results(self, *, products: bool) -> list[Tensor]:
+        """The output and the gradients, those of the maps' weights only with ``products``.
+
+        Torch may take the sums of such a product in another order under other threads.
+        """
+        weights = {
+            id(parameter)
+            for name, parameter in self.module.named_parameters()
+            if name.startswith("lin") and name.endswith(".weight")
+        }
+        grads = zip(self._leaves, self.step(), strict=True)
+        return [self.forward(), *(g for leaf, g in grads if products or id(leaf) not in weights)]
+
 
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
