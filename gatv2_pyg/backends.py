@@ -67,10 +67,6 @@ class Backend(NamedTuple):
         return f"{self.name}: {self.reason}"
 
 
-_USUAL = {dtype: Backend("fused", _RUNS[dtype, "cpu"], "cpu") for dtype in DTYPES}
-"""What "auto" takes on CPU where nothing is in the way."""
-
-
 def check_backend_name(name: str) -> str:
     """Returns ``name``; raises ValueError unless it is one of :data:`BACKENDS`."""
     if name not in BACKENDS:
@@ -131,10 +127,6 @@ def select_backend(
         RuntimeWarning: ``"auto"`` takes the reference on CPU because the compiled kernels are
             missing (once a process).
     """
-    if name == "auto" and device.type == "cpu" and channels > 0 and _nothing_follows():
-        usual = _USUAL.get(dtype)
-        if usual is not None and _unavailable("cpu") is None:
-            return usual
     if name != "auto":
         reason = refusal(name, device, dtype, channels)
         if reason is not None:
@@ -159,6 +151,8 @@ def refusal(name: str, device: torch.device, dtype: torch.dtype, channels: int =
     """Why the backend can't take such features; None if it can."""
     if name == "reference":
         return None
+    if name == "fused" and device.type == "cpu" and channels > 0 and _nothing_follows():
+        return _unavailable("cpu")
     if _transforms_active():
         return "torch.func transforms and forward-mode AD need operations that torch can follow"
     if not torch.compiler.is_dynamo_compiling():
