@@ -203,6 +203,7 @@ def _fits_bags(edge_attr: Tensor) -> bool:
     return (
         edge_attr.is_cpu
         and edge_attr.dim() == 2
+        and edge_attr.numel() > 0
         and edge_attr.dtype in (torch.float32, torch.float64)
         and not edge_attr.requires_grad  # torch has no second derivatives of them
         and not torch._C._are_functorch_transforms_active()

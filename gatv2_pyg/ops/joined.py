@@ -77,7 +77,8 @@ def fits(
     width = heads * channels
     of_map = (width, shape[1])
     return (
-        weight_l.shape == of_map
+        width > 0  # kernels take no rows of nothing
+        and weight_l.shape == of_map
         and (weight_r is None or (weight_r.shape == of_map and weight_r.dtype == dtype))
         and (bias_l is None or (bias_l.dtype == dtype and bias_l.shape == (width,)))
         and (bias_r is None or (bias_r.dtype == dtype and bias_r.shape == (width,)))

@@ -260,3 +260,14 @@ def test_no_tensor_stays_on_the_layer():
     conv(x, index, return_attention_weights=True)[0].sum().backward()
     assert set(vars(conv)) == before
     assert not any(isinstance(value, torch.Tensor) for value in vars(conv).values())
+
+
+@pytest.mark.parametrize("fill_value", ["mean", "add", "max", 1.0])
+def test_edge_features_of_no_size(fill_value):
+    torch.manual_seed(0)
+    theirs = PyGGATv2Conv(4, 5, heads=2, edge_dim=0, fill_value=fill_value)
+    ours = GATv2Conv(4, 5, heads=2, edge_dim=0, fill_value=fill_value)
+    ours.load_state_dict(theirs.state_dict())
+    x, edge_index = torch.randn(6, 4), torch.randint(6, (2, 9))
+    nothing = torch.empty(9, 0)
+    torch.testing.assert_close(ours(x, edge_index, nothing), theirs(x, edge_index, nothing))

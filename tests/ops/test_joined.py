@@ -514,3 +514,11 @@ def test_a_parameter_of_another_shape_is_never_read_beyond(taken, part):
     with contextlib.suppress(RuntimeError, ValueError):
         ours(x, edge_index)
     assert taken["layer"] == 0
+
+
+@pytest.mark.parametrize("concat", [True, False])
+def test_no_heads_go_step_by_step(taken, concat):
+    x, edge_index, _ = problem()
+    ours = GATv2Conv(FEATURES, 6, heads=0, concat=concat).double()
+    assert ours(x, edge_index).shape == (NODES, 0 if concat else 6)
+    assert taken["layer"] == 0
