@@ -379,8 +379,10 @@ def compile_kernels(capability: int) -> list[dict]:
 
 @pytest.mark.parametrize("capability", [90])
 def test_kernels_compile_for_a_gpu(capability):
-    """No more than sixteen spilled words and, where the shape allows it, gathers of 16 bytes."""
-    pytest.importorskip("triton")
+    """No more than a few spilled words and, where the shape allows it, gathers of 16 bytes."""
+    triton = pytest.importorskip("triton")
+    # Triton 3.8 spills two words more.
+    most_spilled = 32 if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9) else 40
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     env["PYTHONPATH"] = str(ROOT)
     result = subprocess.run(
@@ -402,7 +404,7 @@ def test_kernels_compile_for_a_gpu(capability):
     }
     first = str(COMPILED[0])
     for entry in found:
-        assert entry["stack"] <= 64, entry
+        assert entry["stack"] <= most_spilled, entry
         assert entry["registers"] <= 255, entry
         if entry["kernel"] == "backward_dst_kernel" and "edge_dim" in entry["case"]:
             # Between the sums of two tiles, which different threads may write and read.
