@@ -23,7 +23,10 @@ ROOMS = [
 ]
 """From the top down: a room imports from itself and from those below it."""
 
-BENEATH_ALL = {"kernels", "kernels.contract", "kernels.locks", "kernels.validity"}
+BENEATH_ALL = {
+    "kernels",
+    *(f"kernels.{name}" for name in ("contract", "locks", "plain", "validity")),
+}
 """What is imported of the kernels; each set of them is loaded when it is first called."""
 
 

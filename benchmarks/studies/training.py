@@ -95,8 +95,8 @@ def warm_cosine(progress: float, warm: float = 0.1) -> float:
 
 
 def adam(model: nn.Module, lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
-    """The optimiser of all studies."""
-    return torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay)
+    """The optimiser of all studies; fused, as one for each parameter outweighs a small model."""
+    return torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
 
 
 def fit(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.typing import Adj, SparseTensor, torch_sparse
@@ -19,17 +18,15 @@ from torch_geometric.utils import (
     is_sparse,
     is_torch_sparse_tensor,
     remove_self_loops,
-    scatter,
     to_edge_index,
 )
 
 from gatv2_pyg.graph import grouping
 from gatv2_pyg.graph.cache import cached, content_of
+from gatv2_pyg.graph.loops import FillValue, with_loop_features
 from gatv2_pyg.graph.operators import check_edge_index
 from gatv2_pyg.graph.structure import Graph
 from gatv2_pyg.graph.tracing import reading_values, values_unknown
-
-FillValue = float | Tensor | str | None
 
 
 class Neighbours(NamedTuple):
@@ -161,7 +158,13 @@ class Neighbours(NamedTuple):
         edge_attr = self.edge_attr
 
         def build() -> Tensor:
-            return torch.cat([edge_attr, self._loop_features(edge_attr, graph)])
+            return with_loop_features(
+                edge_attr,
+                _plain(self.edge_index),
+                self.num_nodes,
+                self.fill_value,
+                graph if self.flow == "source_to_target" else None,
+            )
 
         if graph is None or isinstance(self.fill_value, Tensor):
             return build()
@@ -171,76 +174,9 @@ class Neighbours(NamedTuple):
         # The layers of a network take the same features on the same graph.
         return graph.remember((self.fill_value, self.flow, content), build)
 
-    def _loop_features(self, edge_attr: Tensor, graph: Graph | None) -> Tensor:
-        """A reduction runs over the edges that point to the node, without its old self-loops."""
-        size = (self.num_nodes, *edge_attr.shape[1:])
-        if isinstance(self.fill_value, str):
-            mode = _BAG_MODES.get(self.fill_value)
-            # PyG reduces over the second row of edge_index, whatever the flow.
-            same_rows = self.flow == "source_to_target"
-            plain = graph is not None and graph.is_plain and _fits_bags(edge_attr)
-            if graph is not None and plain and same_rows and mode is not None:
-                ids, offsets = graph.bags()
-                bags = F.embedding_bag(ids, edge_attr, offsets, mode=mode, include_last_offset=True)
-                return bags[: self.num_nodes]
-            row, col = _plain(self.edge_index)
-            group = torch.where((row == col) | (col >= self.num_nodes), self.num_nodes, col).long()
-            return reduce_rows(edge_attr, group, self.num_nodes + 1, self.fill_value)[:-1]
-        if isinstance(self.fill_value, Tensor):
-            loops = self.fill_value.to(edge_attr.device, edge_attr.dtype)
-            return (loops if loops.dim() == edge_attr.dim() else loops.unsqueeze(0)).expand(size)
-        return edge_attr.new_full(size, 1.0 if self.fill_value is None else self.fill_value)
-
 
 _MOST_KEPT = 64 << 20
 """Bytes of features up to which those with self-loops below are kept with the graph."""
-
-_BAG_MODES = {"mean": "mean", "add": "sum", "sum": "sum"}
-
-
-def _fits_bags(edge_attr: Tensor) -> bool:
-    """Whether sums over the rows of a graph can be taken for those that PyG scatters."""
-    return (
-        edge_attr.is_cpu
-        and edge_attr.dim() == 2
-        and edge_attr.numel() > 0
-        and edge_attr.dtype in (torch.float32, torch.float64)
-        and not edge_attr.requires_grad  # torch has no second derivatives of them
-        and not torch._C._are_functorch_transforms_active()
-        and not values_unknown(edge_attr)
-    )
-
-
-def reduce_rows(rows: Tensor, group: Tensor, num_groups: int, reduce: str) -> Tensor:
-    """PyG's ``scatter`` over dimension 0, in a fixed order on CUDA too.
-
-    Args:
-        rows: ``[E, *]``.
-        group: ``[E]`` int64, which group each row belongs to.
-        num_groups: the number of groups.
-        reduce: ``"sum"``, ``"add"``, ``"mean"``, ``"min"``, ``"max"`` or ``"mul"``.
-
-    Returns:
-        ``[num_groups, *]``; 0 (1 for ``"mul"``) for an empty group.
-    """
-    # On CUDA sums and products of torch's scatter come in the order in which its threads do.
-    if rows.device.type == "cuda" and reduce not in ("min", "max"):
-        return reduce_in_order(rows, group, num_groups, reduce)
-    return scatter(rows, group, 0, num_groups, reduce)
-
-
-def reduce_in_order(rows: Tensor, group: Tensor, num_groups: int, reduce: str) -> Tensor:
-    """:func:`reduce_rows` for sums, means and products, by operations that sort."""
-    if reduce == "mul":
-        counts = torch.bincount(group, minlength=num_groups)
-        rows = rows[group.argsort(stable=True)]
-        return torch.segment_reduce(rows, "prod", lengths=counts, initial=1)
-    # torch sorts the indices of index_put on CUDA, so each sum has its order.
-    total = rows.new_zeros(num_groups, *rows.shape[1:]).index_put((group,), rows, accumulate=True)
-    if reduce != "mean":
-        return total
-    count = torch.bincount(group, minlength=num_groups).clamp(min=1)
-    return total / count.view(-1, *[1] * (rows.dim() - 1))
 
 
 def _matrix_with_self_loops(adj: Any, fill_value: FillValue) -> Any:

@@ -25,9 +25,8 @@ class Graph:
 
     Made by :meth:`from_edge_index` or :meth:`from_csc`.  A graph can't be changed, shares no memory
     with the tensors it was made from, and may be used from several threads.  With int32 indices it
-    takes 8 bytes an edge, 4 if every edge stands at the position of its id, 8 more once a gradient
-    by source features was asked for, and 4 more once features of its self-loops were; the layer
-    keeps those with it.
+    takes 8 bytes an edge, 4 if every edge stands at the position of its id, and 8 more once a
+    gradient by source features was asked for; the layer keeps edge features with it.
     """
 
     _by_dst: Rows
@@ -40,9 +39,6 @@ class Graph:
     _num_sized: int
     """Edges that the ranges of destinations are sized by."""
     _complete: bool | None
-    _num_loops: int = 0
-    """Self-loops that were added; they have the last ids."""
-    _bags: tuple[Tensor, Tensor] | None = None
     _remembered: tuple[Hashable, Tensor] | None = None
     _plain: bool
     """Whether the edges by destination are their memory, and no one traces or wraps them."""
@@ -120,9 +116,7 @@ class Graph:
                 grouping.check_range("source", row if sources_first else col, num_src)
                 grouping.check_range("destination", col if sources_first else row, num_dst)
             by_dst, num_edges = operators.trimmed_edges(*arguments)
-        graph = cls._of(by_dst, num_src, num_dst, num_ids, complete=num_edges == num_ids)
-        graph._num_loops = num_ids - edge_index.size(1)
-        return graph
+        return cls._of(by_dst, num_src, num_dst, num_ids, complete=num_edges == num_ids)
 
     @classmethod
     def from_csc(cls, ptr: Tensor, idx: Tensor, num_src: int, eid: Tensor | None = None) -> Graph:
@@ -275,26 +269,6 @@ class Graph:
                 rows = operators.trimmed_sources(ptr, idx, self.num_src, self._num_sized)
         self._by_src, self._unmarked = rows, True
         return rows
-
-    def bags(self) -> tuple[Tensor, Tensor]:
-        """The ids of the edges by destination without the added self-loops, and where rows begin.
-
-        Returns:
-            ``[E]`` and ``[num_dst + 1]`` integers, as :func:`torch.nn.functional.embedding_bag`
-            takes them.
-        """
-        if self._bags is None:
-            with reading_values():
-                ptr, edge = self._by_dst.ptr, self._by_dst.edge
-                if edge.numel() == 0:
-                    edge = torch.arange(
-                        self._by_dst.idx.numel(), dtype=ptr.dtype, device=ptr.device
-                    )
-                # Each is the last of its row.
-                loops = torch.arange(self.num_dst + 1, dtype=ptr.dtype, device=ptr.device)
-                offsets = ptr - loops.clamp_(max=self._num_loops)
-                self._bags = edge[edge < self.num_ids - self._num_loops], offsets
-        return self._bags
 
     def remember(self, key: Hashable, build: Callable[[], Tensor]) -> Tensor:
         """What ``build`` made under ``key``, which holds all that it depends on beside the graph.

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gatv2_pyg.kernels.contract import Edges, Inputs, Needs, Options, OutputGrads, Outputs
+from gatv2_pyg.kernels.plain import are_plain, unwrapped
 from gatv2_pyg.ops import direct, operators
 
 
@@ -47,10 +48,10 @@ _LINEAR = torch._C._nn.linear
 def takes(x: Tensor) -> bool:
     """Whether a call on such features may take this way: told before all else is at hand."""
     return (
-        direct.unwrapped()
+        unwrapped()
         and not torch._C._len_torch_function_stack()
         and F.linear is _LINEAR
-        and direct.are_plain((x,))
+        and are_plain((x,))
         and x.dim() == 2
         and x.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
@@ -71,7 +72,7 @@ def fits(
         channels: ``C``.
     """
     x, weight_l, bias_l, weight_r, bias_r, att, bias = arguments[:7]
-    if not direct.are_plain(arguments):
+    if not are_plain(arguments):
         return False
     dtype, shape = x.dtype, x.shape
     width = heads * channels
@@ -192,8 +193,8 @@ class _Joined(torch.autograd.Function):
         needs = dict(zip(Arguments._fields, ctx.needs_input_grad[3:], strict=True))
         if (
             torch.is_grad_enabled()
-            or not direct.unwrapped()
-            or not direct.are_plain((*saved, grad))
+            or not unwrapped()
+            or not are_plain((*saved, grad))
             or direct.forms(saved) != ctx.forms
         ):
             if _versions(ctx.unsaved) != ctx.versions:

@@ -17,6 +17,8 @@ int64_t gatv2_group_by_dst(const gatv2::GroupArguments*, gatv2::GroupResult*);
 int64_t gatv2_transpose(const gatv2::TransposeArguments*, int64_t*, gatv2::Finding*);
 int64_t gatv2_piece_tables(const gatv2::PieceArguments*, gatv2::Finding*);
 int64_t gatv2_check_rows(const gatv2::CheckArguments*, gatv2::Finding*);
+int64_t gatv2_loop_features(const gatv2::LoopArguments*);
+int64_t gatv2_loop_gradients(const gatv2::LoopArguments*);
 int64_t gatv2_content_hash(const gatv2::HashPart*, int64_t, int64_t, uint64_t*);
 }
 
@@ -203,6 +205,19 @@ void attend(Input& in, const Grouping& by_dst, bool wide, int64_t num_src, int64
   require(gatv2_backward(&args, isa) == kOk, "backward");
 }
 
+// The features of the self-loops of a grouping, and their gradient.
+void fill_loops(Input& in, const Grouping& g, bool wide, int64_t edges, int64_t num_ids) {
+  const bool is_double = in.flag(), mean = in.flag();
+  const int64_t dim = in.up_to(9), size = is_double ? 8 : 4;
+  Memory features(edges * dim, size), filled(num_ids * dim, size);
+  LoopArguments args{wide,  is_double, 1 + in.up_to(2), g.ptr.get(),    g.edges().edge, num_ids - edges,
+                     edges, dim,       mean,            features.get(), filled.get()};
+  require(gatv2_loop_features(&args) == kOk, "loop features");
+  args.given = filled.get();
+  args.result = features.get();
+  require(gatv2_loop_gradients(&args) == kOk, "loop gradients");
+}
+
 void group(Input& in) {
   const bool wide_in = in.flag(), wide = in.flag(), loops = in.flag();
   const int64_t num_src = in.up_to(12), num_dst = in.up_to(12), stride = 1 + in.up_to(2);
@@ -233,6 +248,7 @@ void group(Input& in) {
   g.identity = result.identity && in.flag();
   make_tables(g, wide);
   require(accepted(g, wide, num_src, num_ids, nullptr, 1), "what was grouped is sound");
+  if (loops) fill_loops(in, g, wide, edges, num_ids);
   // One number changed: what is still accepted must be safe to follow.
   Memory* const parts[] = {&g.ptr, &g.idx, &g.edge, &g.pieces, &g.cuts};
   Memory* const part = parts[in.up_to(4)];

@@ -1,8 +1,8 @@
 """Solubility of molecules (ESOL): errors with and without bond features, and time by layer.
 
 Four attention layers of 4 heads of 16 channels over the atoms of 1,128 molecules, batches of 128,
-Adam with warm-up and cosine, random splits (80, 10, 10 %; seed i gives split i to every model),
-checkpoint chosen on validation: GATv2 and GAT, each with and without the 3 bond features.
+fused Adam with warm-up and cosine, random splits (80, 10, 10 %; seed i gives split i to every
+model), checkpoint chosen on validation: GATv2 and GAT, each with and without the 3 bond features.
 
 A training epoch is timed for the layers with bond features in turn: gatv2_pyg's GATv2Conv, PyG's
 and PyG's GATConv, over batches collated before, whose graphs are new to the layers in every step;

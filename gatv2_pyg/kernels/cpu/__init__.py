@@ -24,6 +24,7 @@ from gatv2_pyg.kernels.contract import (
 )
 from gatv2_pyg.kernels.cpu import abi
 from gatv2_pyg.kernels.cpu.library import check_status, library, num_threads, unavailable
+from gatv2_pyg.kernels.cpu.loops import loop_features, loop_gradients
 from gatv2_pyg.kernels.cpu.structure import (
     check_rows,
     content_hash,
@@ -43,6 +44,8 @@ __all__ = [
     "group_by_dst",
     "hash_of_bits",
     "hash_of_rows",
+    "loop_features",
+    "loop_gradients",
     "piece_tables",
     "transpose",
     "unavailable",

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Iterator
 from ctypes import c_double, c_int64, c_void_p
 
-VERSION = 5
+VERSION = 6
 """Must equal kAbiVersion."""
 
 
@@ -51,6 +51,10 @@ CheckArguments = _record(
     rows=GroupedEdges,
 )
 Finding = _record("Finding", "part position value")
+LoopArguments = _record(
+    "LoopArguments",
+    "wide is_double threads *ptr *edge num_loops num_edges dim mean *given *result",
+)
 HashPart = _record("HashPart", "*data size stride bytes is_signed")
 
 RECORDS = (
@@ -62,6 +66,7 @@ RECORDS = (
     PieceArguments,
     CheckArguments,
     Finding,
+    LoopArguments,
     HashPart,
 )
 PARTS = (None, "ptr", "idx", "edge", "pieces", "cuts")
@@ -74,6 +79,8 @@ FUNCTIONS: dict[str, tuple[type, ...]] = {
     "gatv2_transpose": (c_void_p, c_void_p, c_void_p),
     "gatv2_piece_tables": (c_void_p, c_void_p),
     "gatv2_check_rows": (c_void_p, c_void_p),
+    "gatv2_loop_features": (c_void_p,),
+    "gatv2_loop_gradients": (c_void_p,),
     "gatv2_content_hash": (c_void_p, c_int64, c_int64, c_void_p),
 }
 """The functions that return a status, and their arguments."""

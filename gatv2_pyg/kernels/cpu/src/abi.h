@@ -7,7 +7,7 @@
 namespace gatv2 {
 
 // Raised whenever a field or a function changes its meaning but not its place.
-constexpr int64_t kAbiVersion = 5;
+constexpr int64_t kAbiVersion = 6;
 
 // Edges of a piece of a long row: rows with more edges are cut.
 constexpr int64_t kPiece = 512;  // as in validity.py
@@ -142,6 +142,21 @@ struct Finding {
   int64_t part;
   int64_t position;
   int64_t value;
+};
+
+// The features of added self-loops, whose ids follow those of the edges; both rows by id.
+struct LoopArguments {
+  int64_t wide;
+  int64_t is_double;
+  int64_t threads;
+  const void* ptr;   // by destination: see GroupedEdges
+  const void* edge;  // may be null
+  int64_t num_loops;
+  int64_t num_edges;  // ids before those of the loops
+  int64_t dim;
+  int64_t mean;       // else the sum
+  const void* given;  // [num_edges, dim]; gradients: [num_edges + num_loops, dim]
+  void* result;       // [num_edges + num_loops, dim]; gradients: [num_edges, dim]
 };
 
 struct HashPart {

@@ -150,6 +150,13 @@ const Field kCheckArguments[] = {
     GATV2_FIELD(CheckArguments, dst_idx),  GATV2_FIELD(CheckArguments, num_blocks)};
 const Field kFinding[] = {GATV2_FIELD(Finding, part), GATV2_FIELD(Finding, position),
                           GATV2_FIELD(Finding, value)};
+const Field kLoopArguments[] = {
+    GATV2_FIELD(LoopArguments, wide),      GATV2_FIELD(LoopArguments, is_double),
+    GATV2_FIELD(LoopArguments, threads),   GATV2_FIELD(LoopArguments, ptr),
+    GATV2_FIELD(LoopArguments, edge),      GATV2_FIELD(LoopArguments, num_loops),
+    GATV2_FIELD(LoopArguments, num_edges), GATV2_FIELD(LoopArguments, dim),
+    GATV2_FIELD(LoopArguments, mean),      GATV2_FIELD(LoopArguments, given),
+    GATV2_FIELD(LoopArguments, result)};
 const Field kHashPart[] = {GATV2_FIELD(HashPart, data), GATV2_FIELD(HashPart, size),
                            GATV2_FIELD(HashPart, stride), GATV2_FIELD(HashPart, bytes),
                            GATV2_FIELD(HashPart, is_signed)};
@@ -171,6 +178,8 @@ static_assert(sizeof(CheckArguments) == 8 * (sizeof(kCheckArguments) / sizeof(Fi
               "a field of CheckArguments is missing");
 static_assert(sizeof(Finding) == 8 * (sizeof(kFinding) / sizeof(Field)),
               "a field of Finding is missing");
+static_assert(sizeof(LoopArguments) == 8 * (sizeof(kLoopArguments) / sizeof(Field)),
+              "a field of LoopArguments is missing");
 static_assert(sizeof(HashPart) == 8 * (sizeof(kHashPart) / sizeof(Field)),
               "a field of HashPart is missing");
 const Record kRecords[] = {
@@ -186,6 +195,7 @@ const Record kRecords[] = {
     {"CheckArguments", sizeof(CheckArguments), kCheckArguments,
      sizeof(kCheckArguments) / sizeof(Field)},
     {"Finding", sizeof(Finding), kFinding, sizeof(kFinding) / sizeof(Field)},
+    {"LoopArguments", sizeof(LoopArguments), kLoopArguments, sizeof(kLoopArguments) / sizeof(Field)},
     {"HashPart", sizeof(HashPart), kHashPart, sizeof(kHashPart) / sizeof(Field)},
 };
 
@@ -246,6 +256,10 @@ GATV2_EXPORT int64_t gatv2_piece_tables(const PieceArguments* args, Finding* fin
 }
 GATV2_EXPORT int64_t gatv2_check_rows(const CheckArguments* args, Finding* finding) {
   return check_rows(*args, *finding);
+}
+GATV2_EXPORT int64_t gatv2_loop_features(const LoopArguments* args) { return loop_features(*args); }
+GATV2_EXPORT int64_t gatv2_loop_gradients(const LoopArguments* args) {
+  return loop_gradients(*args);
 }
 GATV2_EXPORT int64_t gatv2_content_hash(const HashPart* parts, int64_t count, int64_t threads,
                                         uint64_t* hash) {

@@ -23,6 +23,9 @@ bool follows_ptr(const O* ptr, int64_t num_rows, int64_t num_positions, Finding&
     }
   return true;
 }
+// The features of edges with those of added self-loops below, and the gradient of that.
+int64_t loop_features(const LoopArguments&);
+int64_t loop_gradients(const LoopArguments&);
 // A function of the values in order and of nothing else.
 int64_t content_hash(const HashPart* parts, int64_t count, int64_t threads, uint64_t& hash);
 
