@@ -18,7 +18,7 @@ from gatv2_pyg import DenseGATv2Conv, GATv2Conv, use_backend
 
 CONTESTANTS = {
     "traffic": ("batched", "repeated", "pyg-repeated"),
-    "bias": ("none", "edge", "edge-trained", "head-trained"),
+    "bias": ("none", "edge", "head", "edge-trained", "head-trained"),
     "dense": ("dense-layer", "all-pairs"),
 }
 """Of each part, this project's way first where there are several."""
@@ -183,6 +183,12 @@ class Unbiased(Biased):
         return layer
 
 
+class ByHead(Biased):
+    """With one of each edge and head."""
+
+    by_head = True
+
+
 class Trained(Biased):
     """With one of each edge, whose gradient is wanted."""
 
@@ -234,6 +240,7 @@ _KINDS: dict[str, type[Call]] = {
     "pyg-repeated": PyGRepeated,
     "none": Unbiased,
     "edge": Biased,
+    "head": ByHead,
     "edge-trained": Trained,
     "head-trained": TrainedByHead,
     "dense-layer": Dense,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from benchmarks.cost.beyond.calls import CONTESTANTS
 from benchmarks.cost.problems.cases import count
 from benchmarks.cost.targets import Target, summary, table
 from benchmarks.harness import quantities
@@ -24,6 +25,7 @@ LABELS = {
     "pyg-repeated": "PyG GATv2Conv, edges repeated",
     "none": "without a bias",
     "edge": "`attn_bias` [E], given",
+    "head": "`attn_bias` [E, H], given",
     "edge-trained": "`attn_bias` [E], with its gradient",
     "head-trained": "`attn_bias` [E, H], with its gradient",
     "dense-layer": "gatv2_pyg DenseGATv2Conv",
@@ -65,7 +67,7 @@ def _targets(data: Data) -> Iterator[Target]:
             step = _times(data, part, "repeated")
             yield Target("training step, this on repeated edges over this", where, 1, step, True)
         elif part == "bias":
-            for name in ("edge", "edge-trained", "head-trained"):
+            for name in CONTESTANTS["bias"][1:]:
                 what = f"training step, {LABELS[name]}, over one without"
                 yield Target(what, where, 1.05, _times(data, part, name))
         else:
