@@ -72,6 +72,7 @@ void differentiate(const LoopArguments& a, int64_t ranges) {
 }  // namespace
 
 int64_t loop_features(const LoopArguments& a) {
+  if (a.dim == 0) return kOk;
   const int64_t ranges = ranges_for(a);
   if (a.wide)
     a.is_double ? fill<int64_t, double>(a, ranges) : fill<int64_t, float>(a, ranges);
@@ -81,6 +82,7 @@ int64_t loop_features(const LoopArguments& a) {
 }
 
 int64_t loop_gradients(const LoopArguments& a) {
+  if (a.dim == 0) return kOk;
   const int64_t ranges = ranges_for(a);
   if (a.wide)
     a.is_double ? differentiate<int64_t, double>(a, ranges)
