@@ -241,6 +241,37 @@ def test_without_compiled_kernels(calls, monkeypatch):
     assert calls == ["loop_features"]
 
 
+@pytest.mark.parametrize("value", [1e200, torch.inf, torch.nan])
+@pytest.mark.parametrize("fill_value", ["mean", "add", "min", "max", "mul"])
+def test_features_of_replaced_loops_reach_no_gradient(fill_value, value):
+    """Those of several loops multiply to inf; those of edges beyond the nodes with loops too."""
+    edge_attr, edge_index, _ = problem()
+    edge_index[:, :4] = 7
+    graph = Graph.from_edge_index(edge_index, 40, add_self_loops=True)
+    edge_attr[edge_index[0] == edge_index[1]] = value
+    edge_attr.requires_grad_()
+    for num_loops, given_graph in ((40, graph), (40, None), (7, None)):
+        out = with_loop_features(edge_attr, edge_index, num_loops, fill_value, given_graph)
+        (grad,) = torch.autograd.grad(out[len(edge_attr) :].sum(), edge_attr)
+        assert grad[edge_index[0] == edge_index[1]].eq(0).all()
+        assert grad[edge_index[1] >= num_loops].eq(0).all()
+
+
+@pytest.mark.parametrize("fill_value", ["mean", "add", "min", "max", "mul", 0.5])
+def test_features_may_change_before_backward(fill_value):
+    """As with PyG's layer, which keeps features without the old self-loops."""
+    edge_attr, edge_index, _ = problem()
+    found = []
+    for changes in (False, True):
+        leaf = edge_attr.clone().requires_grad_()
+        values = leaf * 2
+        out = with_loop_features(values, edge_index, 40, fill_value)
+        if changes:
+            values.zero_()
+        found.append(torch.autograd.grad(out.square().sum(), leaf)[0])
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("fill_value", ["mean", "add", "max", 0.5])
 def test_gradients_of_bonds_that_a_network_makes(fill_value):
     """The embedding of the bonds learns, as by PyG's layer."""
