@@ -180,6 +180,27 @@ def test_both_gradients_are_one(calls, fill_value):
     assert (edge_index[0] == edge_index[1]).any()
 
 
+@pytest.mark.parametrize("sizes", [(5, 9), (9, 5), (9, 1)])
+def test_both_gradients_of_two_sets_of_nodes_and_of_any_strides(calls, sizes):
+    """Nodes beyond those with loops; with one destination the edges stand in order of ids."""
+    num_src, num_dst = sizes
+    src, dst = torch.arange(1, 31) % (num_src - 1) + 1, torch.arange(30) % num_dst
+    edge_index = torch.stack([src, dst])
+    graph = Graph.from_edge_index(edge_index, num_src, num_dst, add_self_loops=True)
+    assert (graph.by_dst.edge.numel() == 0) == (num_dst == 1)
+    edge_attr = torch.randn(30, 3, dtype=torch.float64, requires_grad=True)
+    out = with_loop_features(edge_attr, edge_index, min(sizes), "mean", graph)
+    weight = torch.randn(out.shape[::-1], dtype=out.dtype).t()
+    (direct,) = torch.autograd.grad(out, edge_attr, weight, retain_graph=True)
+    (followed,) = torch.autograd.grad(out, edge_attr, weight, create_graph=True)
+    plain = with_loop_features(edge_attr, edge_index, min(sizes), "mean")
+    (want,) = torch.autograd.grad(plain, edge_attr, weight)
+    kept = src != dst
+    torch.testing.assert_close(direct[kept], want[kept])
+    torch.testing.assert_close(followed[kept], want[kept])
+    assert calls == ["loop_features", "loop_gradients"]
+
+
 @pytest.mark.parametrize(
     "features",
     [
