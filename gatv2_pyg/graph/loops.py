@@ -47,7 +47,13 @@ def with_loop_features(
         if mean is not None and graph is not None and _suits(edge_attr, graph, num_loops):
             return _summed(edge_attr, graph, num_loops, mean)
         group = _groups(edge_index, num_loops)
-        loops = _reduce_rows(edge_attr, group, num_loops + 1, fill_value)[:-1]
+        rows = edge_attr
+        if mean is None:
+            # A product of rows that count for none may overflow, and 0 times that is no gradient;
+            # autograd keeps the rows, which the caller may change after.
+            unused = (group == num_loops).view(-1, *[1] * (rows.dim() - 1))
+            rows = rows.masked_fill(unused, 1)
+        loops = _reduce_rows(rows, group, num_loops + 1, fill_value)[:-1]
     else:
         loops = edge_attr.new_full(size, 1.0 if fill_value is None else fill_value)
     return torch.cat([edge_attr, loops])

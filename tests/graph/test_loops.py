@@ -180,6 +180,27 @@ def test_both_gradients_are_one(calls, fill_value):
     assert (edge_index[0] == edge_index[1]).any()
 
 
+@pytest.mark.parametrize("sizes", [(5, 9), (9, 5), (9, 1)])
+def test_both_gradients_of_two_sets_of_nodes_and_of_any_strides(calls, sizes):
+    """Nodes beyond those with loops; with one destination the edges stand in order of ids."""
+    num_src, num_dst = sizes
+    src, dst = torch.arange(1, 31) % (num_src - 1) + 1, torch.arange(30) % num_dst
+    edge_index = torch.stack([src, dst])
+    graph = Graph.from_edge_index(edge_index, num_src, num_dst, add_self_loops=True)
+    assert (graph.by_dst.edge.numel() == 0) == (num_dst == 1)
+    edge_attr = torch.randn(30, 3, dtype=torch.float64, requires_grad=True)
+    out = with_loop_features(edge_attr, edge_index, min(sizes), "mean", graph)
+    weight = torch.randn(out.shape[::-1], dtype=out.dtype).t()
+    (direct,) = torch.autograd.grad(out, edge_attr, weight, retain_graph=True)
+    (followed,) = torch.autograd.grad(out, edge_attr, weight, create_graph=True)
+    plain = with_loop_features(edge_attr, edge_index, min(sizes), "mean")
+    (want,) = torch.autograd.grad(plain, edge_attr, weight)
+    kept = src != dst
+    torch.testing.assert_close(direct[kept], want[kept])
+    torch.testing.assert_close(followed[kept], want[kept])
+    assert calls == ["loop_features", "loop_gradients"]
+
+
 @pytest.mark.parametrize(
     "features",
     [
@@ -239,6 +260,37 @@ def test_without_compiled_kernels(calls, monkeypatch):
     monkeypatch.setattr(loops.kernels, "cpu_kernels", lambda: None)
     torch.testing.assert_close(with_loop_features(edge_attr, edge_index, 40, "mean", graph), want)
     assert calls == ["loop_features"]
+
+
+@pytest.mark.parametrize("value", [1e200, torch.inf, torch.nan])
+@pytest.mark.parametrize("fill_value", ["mean", "add", "min", "max", "mul"])
+def test_features_of_replaced_loops_reach_no_gradient(fill_value, value):
+    """Those of several loops multiply to inf; those of edges beyond the nodes with loops too."""
+    edge_attr, edge_index, _ = problem()
+    edge_index[:, :4] = 7
+    graph = Graph.from_edge_index(edge_index, 40, add_self_loops=True)
+    edge_attr[edge_index[0] == edge_index[1]] = value
+    edge_attr.requires_grad_()
+    for num_loops, given_graph in ((40, graph), (40, None), (7, None)):
+        out = with_loop_features(edge_attr, edge_index, num_loops, fill_value, given_graph)
+        (grad,) = torch.autograd.grad(out[len(edge_attr) :].sum(), edge_attr)
+        assert grad[edge_index[0] == edge_index[1]].eq(0).all()
+        assert grad[edge_index[1] >= num_loops].eq(0).all()
+
+
+@pytest.mark.parametrize("fill_value", ["mean", "add", "min", "max", "mul", 0.5])
+def test_features_may_change_before_backward(fill_value):
+    """As with PyG's layer, which keeps features without the old self-loops."""
+    edge_attr, edge_index, _ = problem()
+    found = []
+    for changes in (False, True):
+        leaf = edge_attr.clone().requires_grad_()
+        values = leaf * 2
+        out = with_loop_features(values, edge_index, 40, fill_value)
+        if changes:
+            values.zero_()
+        found.append(torch.autograd.grad(out.square().sum(), leaf)[0])
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("fill_value", ["mean", "add", "max", 0.5])
