@@ -12,7 +12,6 @@ from torch_geometric.utils import scatter
 
 from gatv2_pyg import kernels
 from gatv2_pyg.graph.structure import Graph
-from gatv2_pyg.graph.tracing import values_unknown
 from gatv2_pyg.kernels.contract import Rows
 from gatv2_pyg.kernels.plain import are_plain, unwrapped
 
@@ -73,7 +72,6 @@ def _suits(edge_attr: Tensor, graph: Graph, num_loops: int) -> bool:
         and edge_attr.dim() == 2
         and edge_attr.size(0) + num_loops == graph.num_ids
         and edge_attr.dtype in (torch.float32, torch.float64)
-        and not values_unknown(edge_attr)
         and unwrapped()
         and not torch._C._len_torch_function_stack()
         and kernels.cpu_kernels() is not None
@@ -88,11 +86,13 @@ def _summed(edge_attr: Tensor, graph: Graph, num_loops: int, mean: bool) -> Tens
 
 
 def _filled(edge_attr: Tensor, by_dst: Rows, num_loops: int, mean: bool) -> Tensor:
-    load = kernels.load_kernels("cpu")
-    return load.loop_features(by_dst, edge_attr.contiguous(), num_loops, mean)
+    cpu = kernels.load_kernels("cpu")
+    return cpu.loop_features(by_dst, edge_attr.contiguous(), num_loops, mean)
 
 
 class _Summed(torch.autograd.Function):
+    """Keeps no features: what it makes is linear in them."""
+
     @staticmethod
     def forward(ctx, edge_attr: Tensor, by_dst: Rows, num_loops: int, mean: bool):
         ctx.call = by_dst, num_loops, mean
@@ -104,8 +104,8 @@ class _Summed(torch.autograd.Function):
         if torch.is_grad_enabled() or not unwrapped() or not are_plain((grad,)):
             found = _gradient(grad, by_dst, num_loops, mean)
         else:
-            load = kernels.load_kernels("cpu")
-            found = load.loop_gradients(by_dst, grad.contiguous(), num_loops, mean)
+            cpu = kernels.load_kernels("cpu")
+            found = cpu.loop_gradients(by_dst, grad.contiguous(), num_loops, mean)
         return found, None, None, None
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 import torch_geometric.nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch_geometric.utils import scatter
 
@@ -84,6 +87,18 @@ def problem(num_nodes=40, num_edges=300, dim=3, dtype=torch.float64, seed=0):
     edge_index[1, : num_edges // 3] = 0
     edge_attr = torch.randn(edge_index.size(1), dim, generator=rng, dtype=dtype)
     return edge_attr, edge_index, Graph.from_edge_index(edge_index, num_nodes, add_self_loops=True)
+
+
+class Names(TorchFunctionMode):
+    """The functions of torch that are called within."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen.add(func.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture
@@ -240,9 +255,26 @@ def test_what_others_want_to_see_is_left_to_torch(calls):
     batch = torch.stack([edge_attr, 2 * edge_attr])
     torch.testing.assert_close(torch.func.vmap(made)(batch)[1], 2 * want)
     torch.func.grad(lambda values: made(values).sum())(edge_attr)
+    with Names() as names:
+        torch.testing.assert_close(made(), want)
+    assert "cat" in names.seen
     half = made(edge_attr.half())
     assert half.dtype == torch.float16
     assert calls == []
+
+
+def test_gradients_that_others_want_to_see_are_left_to_torch(calls):
+    edge_attr, edge_index, graph = problem()
+    edge_attr.requires_grad_()
+    for wrapped in (
+        FlopCounterMode(display=False),
+        torch.autograd.profiler.profile(),
+        contextlib.nullcontext(),
+    ):
+        out = with_loop_features(edge_attr, edge_index, 40, "mean", graph)
+        with wrapped:
+            torch.autograd.grad(out.sum(), edge_attr)
+    assert calls == ["loop_features"] * 3 + ["loop_gradients"]
 
 
 def test_features_that_are_no_rows_of_the_graph_stay_with_torch(calls):
