@@ -338,7 +338,7 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         backend: Backend,
         attn_bias: Tensor | None,
     ) -> Tensor | None:
-        """The output for one set of nodes in one step of autograd; None where more would see it.
+        """The output on one set of nodes in one step of autograd; None where more would see it.
 
         ``lin_r`` is None where ``lin_l`` stands in its place.
         """

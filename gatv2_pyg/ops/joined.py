@@ -5,6 +5,7 @@ On a graph of some hundred edges, what autograd does for each of them takes as l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ class Arguments(NamedTuple):
     """The tensors of a layer on one set of nodes; all of the dtype of ``x``, float32 or float64."""
 
     x: Tensor
-    """``[N, F]``."""
+    """``[*, N, F]``."""
     weight_l: Tensor
     """``[H * C, F]``."""
     bias_l: Tensor | None
@@ -52,7 +53,7 @@ def takes(x: Tensor) -> bool:
         and not torch._C._len_torch_function_stack()
         and F.linear is _LINEAR
         and are_plain((x,))
-        and x.dim() == 2
+        and x.dim() >= 2
         and x.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
     )
@@ -76,7 +77,7 @@ def fits(
         return False
     dtype, shape = x.dtype, x.shape
     width = heads * channels
-    of_map = (width, shape[1])
+    of_map = (width, shape[-1])
     return (
         width > 0  # kernels take no rows of nothing
         and weight_l.shape == of_map
@@ -86,7 +87,7 @@ def fits(
         and weight_l.dtype == att.dtype == bias.dtype == dtype
         and att.shape == (1, heads, channels)
         and bias.shape == (width if concat else channels,)
-        and shape[0] == num_src == edges.by_dst.ptr.numel() - 1
+        and shape[-2] == num_src == edges.by_dst.ptr.numel() - 1
         and direct.fit_edges(*arguments[7:], x, att, edges.num_ids)
         and not _leaves_features_alone(arguments)
     )
@@ -108,30 +109,52 @@ def _is_followed(arguments: Arguments) -> bool:
 
 
 def layer(arguments: Arguments, edges: Edges, options: Options, concat: bool) -> Tensor:
-    """``[N, H * C]``, or ``[N, C]``, for what :func:`fits`."""
+    """``[*, N, H * C]``, or ``[*, N, C]``, for what :func:`fits`."""
     if _is_followed(arguments):
         return _Joined.apply(edges, options, concat, *arguments)
     out = _attended(arguments, edges, options)[1].out
-    return out.add_(arguments.bias) if concat else _finished(out, arguments, concat)
+    if concat:
+        return _with_batch(out, arguments).add_(arguments.bias)
+    return _finished(out, arguments, concat)
 
 
 def _mapped(arguments: Arguments) -> tuple[Tensor, Tensor]:
-    """``x_src`` and ``x_dst``, ``[N, H * C]``."""
+    """``x_src`` and ``x_dst``, ``[*, N, H * C]``."""
     x, weight_l, bias_l, weight_r, bias_r = arguments[:5]
     x_src = F.linear(x, weight_l, bias_l)
     return x_src, x_src if weight_r is None else F.linear(x, weight_r, bias_r)
 
 
 def _finished(out: Tensor, arguments: Arguments, concat: bool) -> Tensor:
-    """The output of a layer, of that of attention, ``[N, H * C]``."""
+    """The output of a layer, of that of attention as the kernels give it."""
+    out = _with_batch(out, arguments)
     if not concat:
-        out = out.view(out.size(0), *arguments.att.shape[1:]).mean(dim=1)
+        out = out.view(*out.shape[:-1], *arguments.att.shape[1:]).mean(dim=-2)
     return out + arguments.bias
 
 
+def _with_batch(out: Tensor, arguments: Arguments) -> Tensor:
+    """``[*, N, H * C]``, of what the kernels give."""
+    x, att = arguments.x, arguments.att
+    return out if x.dim() == 2 else out.view(*x.shape[:-1], att.numel())
+
+
+def _for_kernels(rows: Tensor, arguments: Arguments) -> Tensor:
+    """``[N, H * C]``, or ``[B, N, H, C]`` of a batch, of ``[*, N, H * C]``."""
+    x, att = arguments.x, arguments.att
+    if x.dim() == 2:
+        return rows
+    return rows.reshape(math.prod(x.shape[:-2]), x.size(-2), *att.shape[1:])
+
+
 def _attended(arguments: Arguments, edges: Edges, options: Options) -> tuple[Inputs, Outputs]:
-    """What the kernels take and give, ``[N, H * C]``."""
-    inputs = operators.contiguous(Inputs(*_mapped(arguments), arguments.att, *arguments[7:]))
+    """What the kernels take and give."""
+    maps = _mapped(arguments)
+    if arguments.x.dim() > 2:
+        x_src, x_dst = maps
+        of_src = _for_kernels(x_src, arguments)
+        maps = of_src, of_src if x_src is x_dst else _for_kernels(x_dst, arguments)
+    inputs = operators.contiguous(Inputs(*maps, arguments.att, *arguments[7:]))
     return inputs, operators.load_kernels("cpu").forward(inputs, edges, options, False)
 
 
@@ -142,11 +165,13 @@ def _composed(arguments: Arguments, edges: Edges, options: Options, concat: bool
         arguments = Arguments._make(
             None if value is None else value.to(dtype) for value in arguments
         )
-    att = arguments.att.squeeze(0)
-    x_src, x_dst = (x.view(x.size(0), *att.shape) for x in _mapped(arguments))
+    att, lead = arguments.att.squeeze(0), arguments.x.shape[:-2]
+    x_src, x_dst = (
+        x.view(*(math.prod(lead),) * bool(lead), x.size(-2), *att.shape) for x in _mapped(arguments)
+    )
     inputs = Inputs(x_src, x_dst, att, *arguments[7:])
     out, _ = operators.attention(inputs, edges, options, False, True, kernels="cpu")
-    return _finished(out.flatten(1), arguments, concat)
+    return _finished(out.flatten(-2), arguments, concat)
 
 
 class _Joined(torch.autograd.Function):
@@ -233,7 +258,11 @@ def _gradients(
     need_l = needs["x"] or needs["weight_l"] or needs["bias_l"]
     need_r = need_l if shared else needs["x"] or needs["weight_r"] or needs["bias_r"]
     heads = att.size(1)
-    of_out = grad if concat else (grad.unsqueeze(1) / heads).expand(-1, heads, -1)
+    of_out = grad
+    if not concat:
+        of_out = (grad.unsqueeze(-2) / heads).expand(*grad.shape[:-1], heads, -1)
+    if x.dim() > 2:
+        of_out = _for_kernels(of_out, arguments)
     inputs = operators.contiguous(Inputs(x_src, x_dst, att, *of_edges))
     by_src = edges if need_l else edges._replace(by_src=None)
     found = operators.load_kernels("cpu").backward(
@@ -248,14 +277,20 @@ def _gradients(
     d_l, d_r = found.x_src, found.x_dst
     if shared and d_l is not None and d_r is not None:
         d_l, d_r = d_l.add_(d_r), None
-    own: dict[str, Tensor | None] = {"bias": grad.sum(0) if needs["bias"] else None}
+    all_but_last = tuple(range(grad.dim() - 1))
+    own: dict[str, Tensor | None] = {"bias": grad.sum(all_but_last) if needs["bias"] else None}
+    shape = x.shape
+    if x.dim() > 2:
+        x = x.flatten(0, -2)
+        d_l, d_r = (None if d is None else d.flatten(2).flatten(0, 1) for d in (d_l, d_r))
     for side, rows in (("l", d_l), ("r", d_r)):
         if rows is not None:
             own[f"weight_{side}"] = rows.t().mm(x) if needs[f"weight_{side}"] else None
             own[f"bias_{side}"] = rows.sum(0) if needs[f"bias_{side}"] else None
     if needs["x"] and d_l is not None and weight_l is not None:
         d_x = d_l.mm(weight_l)
-        own["x"] = d_x if d_r is None or weight_r is None else d_x.addmm_(d_r, weight_r)
+        d_x = d_x if d_r is None or weight_r is None else d_x.addmm_(d_r, weight_r)
+        own["x"] = d_x if len(shape) == 2 else d_x.view(shape)
     own |= zip(Inputs._fields[2:], found[2:], strict=True)
     return [own.get(name) for name in Arguments._fields]
 
