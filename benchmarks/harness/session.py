@@ -120,6 +120,11 @@ class Session:
         self._started = time.time()
 
     def __enter__(self) -> Session:
+        import torch
+
+        # Two threads in MKL's first exp of doubles, of which the judge is made, leave half of it
+        # exact to 3e-9 only, now and then; so few numbers are one thread's.
+        torch.zeros(1000, dtype=torch.float64).exp()
         return self
 
     def __exit__(self, *exception: object) -> None:
