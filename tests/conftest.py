@@ -8,9 +8,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import torch
 
-# Two threads in MKL's first exp of doubles leave half of it exact to 3e-9 only, now and then.
-torch.zeros(1000, dtype=torch.float64).exp()
-
 if not torch.cuda.is_available():
     # Triton reads this when it is imported; its kernels then run on CPU tensors.
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -24,3 +21,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("gatv2_pyg")
+
+# Two threads in MKL's first exp of doubles leave half of it exact to 3e-9 only, now and then.
+torch.zeros(1000, dtype=torch.float64).exp()
