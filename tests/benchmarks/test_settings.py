@@ -134,7 +134,7 @@ def test_every_seed_is_used(
 def test_a_training_depends_on_its_seed_alone(train: int) -> None:
     def once(seed: int) -> Any:
         if train:
-            task = {"epochs": 2, "graphs": 20, "device": "cpu", "backend": "auto"}
+            task = {"epochs": 1, "graphs": 20, "device": "cpu", "backend": "auto"}
             return dictionary_lookup.train(dictionary_lookup.OURS, 4, 1, seed, **task)
         dataset = small_dataset("Cora")
         found = cora._train(cora.OURS, dataset, "cpu", "auto", seed, 3)
