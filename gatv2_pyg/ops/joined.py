@@ -149,12 +149,8 @@ def _for_kernels(rows: Tensor, arguments: Arguments) -> Tensor:
 
 def _attended(arguments: Arguments, edges: Edges, options: Options) -> tuple[Inputs, Outputs]:
     """What the kernels take and give."""
-    maps = _mapped(arguments)
-    if arguments.x.dim() > 2:
-        x_src, x_dst = maps
-        of_src = _for_kernels(x_src, arguments)
-        maps = of_src, of_src if x_src is x_dst else _for_kernels(x_dst, arguments)
-    inputs = operators.contiguous(Inputs(*maps, arguments.att, *arguments[7:]))
+    x_src, x_dst = (_for_kernels(rows, arguments) for rows in _mapped(arguments))
+    inputs = operators.contiguous(Inputs(x_src, x_dst, arguments.att, *arguments[7:]))
     return inputs, operators.load_kernels("cpu").forward(inputs, edges, options, False)
 
 
@@ -261,12 +257,10 @@ def _gradients(
     of_out = grad
     if not concat:
         of_out = (grad.unsqueeze(-2) / heads).expand(*grad.shape[:-1], heads, -1)
-    if x.dim() > 2:
-        of_out = _for_kernels(of_out, arguments)
     inputs = operators.contiguous(Inputs(x_src, x_dst, att, *of_edges))
     by_src = edges if need_l else edges._replace(by_src=None)
     found = operators.load_kernels("cpu").backward(
-        OutputGrads(of_out.contiguous(), None),
+        OutputGrads(_for_kernels(of_out, arguments).contiguous(), None),
         inputs,
         operators.contiguous(Outputs(out, lse, None)),
         by_src,
