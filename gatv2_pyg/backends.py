@@ -46,13 +46,6 @@ class _Entered(threading.local):
 _entered = _Entered()
 
 
-_RUNS = {
-    (dtype, kind): f"fused kernels run {dtype} on {kind}"
-    for dtype in DTYPES
-    for kind in ("cpu", "cuda")
-}
-
-
 class Backend(NamedTuple):
     """The path a call takes."""
 
@@ -65,6 +58,14 @@ class Backend(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
+
+
+_FUSED = {
+    kind: {
+        dtype: Backend("fused", f"fused kernels run {dtype} on {kind}", kernels) for dtype in DTYPES
+    }
+    for kind, kernels in (("cpu", "cpu"), ("cuda", "triton"))
+}
 
 
 def check_backend_name(name: str) -> str:
@@ -139,8 +140,9 @@ def select_backend(
             kernels = _kernels_of(candidate, device)
             reason = _self_check(str(device), dtype) if kernels == "triton" else None
         if reason is None:
-            because = "; ".join(reasons) if reasons else _RUNS.get((dtype, device.type), candidate)
-            return Backend(candidate, because, kernels)
+            if not reasons and kernels is not None and dtype in DTYPES:
+                return _FUSED[device.type][dtype]
+            return Backend(candidate, "; ".join(reasons) or candidate, kernels)
         reasons.append(f"not {candidate}: {reason}")
     if device.type == "cpu":
         _warn_of_missing_kernels()

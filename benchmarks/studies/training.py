@@ -76,14 +76,17 @@ def train_step(
     clip: float | None = None,
     loss_of: Loss = F.cross_entropy,
 ) -> Tensor:
-    """One update by the loss of a batch (gradient norm at most ``clip``); that loss."""
-    model.train()
+    """One update of a model in training mode by the loss of a batch; that loss.
+
+    The gradient of all that the optimizer updates is cut to the norm ``clip``.
+    """
     optimizer.zero_grad(set_to_none=True)
     out = model(*batch.inputs)
     loss = loss_of(out if batch.index is None else out[batch.index], batch.target)
     loss.backward()
     if clip is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
+        updated = [value for group in optimizer.param_groups for value in group["params"]]
+        nn.utils.clip_grad_norm_(updated, clip)
     optimizer.step()
     return loss
 
@@ -135,6 +138,7 @@ def fit(
     for epoch in range(1, epochs + 1):
         wait()
         start = time.perf_counter()
+        model.train()
         batches = list(task.batches())
         for place, batch in enumerate(batches):
             if schedule is not None:

@@ -73,7 +73,7 @@ def fits(
         channels: ``C``.
     """
     x, weight_l, bias_l, weight_r, bias_r, att, bias = arguments[:7]
-    if not are_plain(arguments):
+    if not are_plain(arguments[1:]):
         return False
     dtype, shape = x.dtype, x.shape
     width = heads * channels
@@ -112,31 +112,25 @@ def layer(arguments: Arguments, edges: Edges, options: Options, concat: bool) ->
     """``[*, N, H * C]``, or ``[*, N, C]``, for what :func:`fits`."""
     if _is_followed(arguments):
         return _Joined.apply(edges, options, concat, *arguments)
-    out = _attended(arguments, edges, options)[1].out
-    if concat:
-        return _with_batch(out, arguments).add_(arguments.bias)
-    return _finished(out, arguments, concat)
+    return _attended(arguments, edges, options, concat, keep=False)[0]
 
 
-def _mapped(arguments: Arguments) -> tuple[Tensor, Tensor]:
-    """``x_src`` and ``x_dst``, ``[*, N, H * C]``."""
-    x, weight_l, bias_l, weight_r, bias_r = arguments[:5]
+def _mapped(arguments: Arguments, bias_r: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``x_src`` and ``x_dst``, ``[*, N, H * C]``, the latter with ``bias_r``."""
+    x, weight_l, bias_l, weight_r = arguments[:4]
     x_src = F.linear(x, weight_l, bias_l)
     return x_src, x_src if weight_r is None else F.linear(x, weight_r, bias_r)
 
 
-def _finished(out: Tensor, arguments: Arguments, concat: bool) -> Tensor:
-    """The output of a layer, of that of attention as the kernels give it."""
-    out = _with_batch(out, arguments)
-    if not concat:
-        out = out.view(*out.shape[:-1], *arguments.att.shape[1:]).mean(dim=-2)
+def _averaged(out: Tensor, arguments: Arguments) -> Tensor:
+    """The mean over heads of ``[*, N, H * C]``, with the layer's bias."""
+    out = out.view(*out.shape[:-1], *arguments.att.shape[1:]).mean(dim=-2)
     return out + arguments.bias
 
 
-def _with_batch(out: Tensor, arguments: Arguments) -> Tensor:
-    """``[*, N, H * C]``, of what the kernels give."""
-    x, att = arguments.x, arguments.att
-    return out if x.dim() == 2 else out.view(*x.shape[:-1], att.numel())
+def _has_bias_by_head(concat: bool, arguments: Arguments) -> bool:
+    """Whether the layer's bias is one of the rows that the kernels give."""
+    return concat or arguments.att.size(1) == 1
 
 
 def _for_kernels(rows: Tensor, arguments: Arguments) -> Tensor:
@@ -147,11 +141,25 @@ def _for_kernels(rows: Tensor, arguments: Arguments) -> Tensor:
     return rows.reshape(math.prod(x.shape[:-2]), x.size(-2), *att.shape[1:])
 
 
-def _attended(arguments: Arguments, edges: Edges, options: Options) -> tuple[Inputs, Outputs]:
-    """What the kernels take and give."""
-    x_src, x_dst = (_for_kernels(rows, arguments) for rows in _mapped(arguments))
-    inputs = operators.contiguous(Inputs(x_src, x_dst, arguments.att, *arguments[7:]))
-    return inputs, operators.load_kernels("cpu").forward(inputs, edges, options, False)
+def _attended(
+    arguments: Arguments, edges: Edges, options: Options, concat: bool, keep: bool
+) -> tuple[Tensor, Inputs, Outputs]:
+    """The output of the layer, and what the kernels took and, if ``keep``, gave."""
+    x, att = arguments.x, arguments.att
+    x_src, x_dst = (_for_kernels(rows, arguments) for rows in _mapped(arguments, None))
+    inputs = operators.contiguous(Inputs(x_src, x_dst, att, *arguments[7:]))
+    fused = _has_bias_by_head(concat, arguments)
+    out, outputs = operators.load_kernels("cpu").forward_biased(
+        inputs,
+        edges,
+        options,
+        None if arguments.bias_r is None else arguments.bias_r.contiguous(),
+        arguments.bias.contiguous() if fused else None,
+        keep,
+    )
+    if x.dim() > 2:
+        out = out.view(*x.shape[:-1], att.numel())
+    return out if fused else _averaged(out, arguments), inputs, outputs
 
 
 def _composed(arguments: Arguments, edges: Edges, options: Options, concat: bool) -> Tensor:
@@ -163,11 +171,13 @@ def _composed(arguments: Arguments, edges: Edges, options: Options, concat: bool
         )
     att, lead = arguments.att.squeeze(0), arguments.x.shape[:-2]
     x_src, x_dst = (
-        x.view(*(math.prod(lead),) * bool(lead), x.size(-2), *att.shape) for x in _mapped(arguments)
+        x.view(*(math.prod(lead),) * bool(lead), x.size(-2), *att.shape)
+        for x in _mapped(arguments, arguments.bias_r)
     )
     inputs = Inputs(x_src, x_dst, att, *arguments[7:])
     out, _ = operators.attention(inputs, edges, options, False, True, kernels="cpu")
-    return _finished(out.flatten(-2), arguments, concat)
+    out = out.flatten(-2).view(*arguments.x.shape[:-1], att.numel())
+    return out + arguments.bias if concat else _averaged(out, arguments)
 
 
 class _Joined(torch.autograd.Function):
@@ -180,9 +190,11 @@ class _Joined(torch.autograd.Function):
     @staticmethod
     def forward(ctx, edges: Edges, options: Options, concat: bool, *flat):
         arguments = Arguments(*flat)
-        inputs, outputs = _attended(arguments, edges, options)
+        if arguments.bias_r is not None:  # it may be another by the time of backward
+            arguments = arguments._replace(bias_r=arguments.bias_r.clone())
+        out, inputs, outputs = _attended(arguments, edges, options, concat, keep=True)
         ctx.call = edges, options, concat
-        ctx.shared = arguments.weight_r is None
+        ctx.shared, ctx.bias_r = arguments.weight_r is None, arguments.bias_r
         ctx.kept = kept = _KEPT_FOR_X if ctx.needs_input_grad[3] else _KEPT
         saved = (*(flat[at] for at in kept), *inputs[:2], *outputs[:2])
         ctx.forms = direct.forms(saved)
@@ -190,7 +202,7 @@ class _Joined(torch.autograd.Function):
         ctx.unsaved = [None if at in kept else value for at, value in enumerate(flat)]
         ctx.versions = _versions(ctx.unsaved)
         ctx.set_materialize_grads(False)
-        return _finished(outputs.out, arguments, concat)
+        return out
 
     @staticmethod
     def backward(ctx, grad):
@@ -226,7 +238,8 @@ class _Joined(torch.autograd.Function):
             for at, value in enumerate(ctx.unsaved):
                 flat[at] = flat[at] if value is None else value
             return _gradients_of_composed(grad, Arguments(*flat), needs, *ctx.call)
-        return _gradients(grad, Arguments(*flat), needs, ctx.shared, *saved[-4:], *ctx.call)
+        arguments = Arguments(*flat)._replace(bias_r=ctx.bias_r)
+        return _gradients(grad, arguments, needs, ctx.shared, *saved[-4:], *ctx.call)
 
 
 _KEPT = tuple(map(Arguments._fields.index, ("x", "att", *Arguments._fields[7:])))
@@ -250,29 +263,36 @@ def _gradients(
     options: Options,
     concat: bool,
 ) -> list[Tensor | None]:
-    x, weight_l, _, weight_r, _, att, _, *of_edges = arguments
+    x, weight_l, _, weight_r, bias_r, att, _, *of_edges = arguments
     need_l = needs["x"] or needs["weight_l"] or needs["bias_l"]
     need_r = need_l if shared else needs["x"] or needs["weight_r"] or needs["bias_r"]
     heads = att.size(1)
+    fused = _has_bias_by_head(concat, arguments)
     of_out = grad
-    if not concat:
+    if not fused:
         of_out = (grad.unsqueeze(-2) / heads).expand(*grad.shape[:-1], heads, -1)
     inputs = operators.contiguous(Inputs(x_src, x_dst, att, *of_edges))
     by_src = edges if need_l else edges._replace(by_src=None)
-    found = operators.load_kernels("cpu").backward(
+    of_l = needs["bias_l"]
+    found, sums = operators.load_kernels("cpu").backward_summed(
         OutputGrads(_for_kernels(of_out, arguments).contiguous(), None),
         inputs,
         operators.contiguous(Outputs(out, lse, None)),
         by_src,
         options,
         Needs(need_l, need_r, *(needs[name] for name in Needs._fields[2:])),
+        bias_r,
+        (needs["bias"] and fused, of_l, (of_l and shared) or needs["bias_r"]),
     )
     del of_out, inputs
     d_l, d_r = found.x_src, found.x_dst
     if shared and d_l is not None and d_r is not None:
         d_l, d_r = d_l.add_(d_r), None
-    all_but_last = tuple(range(grad.dim() - 1))
-    own: dict[str, Tensor | None] = {"bias": grad.sum(all_but_last) if needs["bias"] else None}
+    own: dict[str, Tensor | None] = {"bias": sums.out, "bias_l": sums.x_src, "bias_r": sums.x_dst}
+    if shared and of_l:
+        own |= {"bias_l": sums.x_src.add_(sums.x_dst), "bias_r": None}
+    if needs["bias"] and not fused:
+        own["bias"] = grad.sum(tuple(range(grad.dim() - 1)))
     shape = x.shape
     if x.dim() > 2:
         x = x.flatten(0, -2)
@@ -280,7 +300,6 @@ def _gradients(
     for side, rows in (("l", d_l), ("r", d_r)):
         if rows is not None:
             own[f"weight_{side}"] = rows.t().mm(x) if needs[f"weight_{side}"] else None
-            own[f"bias_{side}"] = rows.sum(0) if needs[f"bias_{side}"] else None
     if needs["x"] and d_l is not None and weight_l is not None:
         d_x = d_l.mm(weight_l)
         d_x = d_x if d_r is None or weight_r is None else d_x.addmm_(d_r, weight_r)

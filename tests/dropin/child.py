@@ -62,13 +62,16 @@ def execute(name: str, variant: str, path: str) -> None:
 def _count_fused_calls() -> list[int]:
     calls = [0]
     kernels = importlib.import_module("gatv2_pyg.kernels.cpu")
-    forward = kernels.forward
 
-    def counted(*args, **kwargs):
-        calls[0] += 1
-        return forward(*args, **kwargs)
+    def counted(forward):
+        def call(*args, **kwargs):
+            calls[0] += 1
+            return forward(*args, **kwargs)
 
-    kernels.forward = counted
+        return call
+
+    for name in ("forward", "forward_biased"):
+        setattr(kernels, name, counted(getattr(kernels, name)))
     return calls
 
 

@@ -184,10 +184,18 @@ void attend(Input& in, const Grouping& by_dst, bool wide, int64_t num_src, int64
   args.lse = lse.get();
   const bool returned = in.flag();
   args.alpha = returned ? alpha.get() : nullptr;
+  Memory dst_bias(row, acc), out_bias(row, acc), biased(batch * num_dst * row, acc);
+  args.dst_bias = in.flag() ? dst_bias.get() : nullptr;
+  if (in.flag()) {
+    args.out_bias = out_bias.get();
+    args.biased_out = biased.get();
+    if (in.flag()) args.out = nullptr;
+  }
   args.by_dst = by_dst.edges();
   const int64_t isas = gatv2_isas(), isa = isas & 2 ? 1 : 0;
   require(gatv2_forward(&args, isa) == kOk, "forward");
 
+  args.out = out.get();
   Memory grad_out(batch * num_dst * row, size), grad_alpha(batch * num_ids * args.heads, acc);
   Memory d_src(batch * num_src * row, size), d_dst(batch * num_dst * row, size), d_att(row, acc);
   Memory d_bias(biases, acc);
@@ -202,6 +210,10 @@ void attend(Input& in, const Grouping& by_dst, bool wide, int64_t num_src, int64
   args.d_edge_attr = args.edge_dim && in.flag() ? d_attr.get() : nullptr;
   args.d_edge_weight = args.edge_dim && in.flag() ? d_weight.get() : nullptr;
   args.d_attn_bias = biases && in.flag() ? d_bias.get() : nullptr;
+  Memory sum_grad(row, acc), sum_src(row, acc), sum_dst(row, acc);
+  args.sum_grad_out = in.flag() ? sum_grad.get() : nullptr;
+  args.sum_d_x_src = in.flag() ? sum_src.get() : nullptr;
+  args.sum_d_x_dst = in.flag() ? sum_dst.get() : nullptr;
   require(gatv2_backward(&args, isa) == kOk, "backward");
 }
 

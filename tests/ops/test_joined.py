@@ -176,7 +176,9 @@ def test_dropout_is_that_of_separate_steps(taken, monkeypatch, dtype):
         out = ours(x, edge_index, edge_attr, attn_bias=bias)
         found.append([out, *torch.autograd.grad(out.square().sum(), [*ours.parameters(), bias])])
     assert taken["layer"] == 1
-    assert all(map(torch.equal, *found))
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    for a, b in zip(*found, strict=True):
+        assert (a - b).abs().max() <= tolerance * b.abs().max()
 
 
 def test_nothing_is_dropped_outside_training(taken):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import byref
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,9 +39,11 @@ from gatv2_pyg.kernels.cpu.structure import (
 
 __all__ = [
     "backward",
+    "backward_summed",
     "check_rows",
     "content_hash",
     "forward",
+    "forward_biased",
     "group_by_dst",
     "hash_of_bits",
     "hash_of_rows",
@@ -54,24 +57,59 @@ __all__ = [
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
+class RowSums(NamedTuple):
+    """(11): sums of gradients over all rows, ``[H * C]`` in the accumulation dtype."""
+
+    out: Tensor | None
+    x_src: Tensor | None
+    x_dst: Tensor | None
+
+
 def forward(inputs: Inputs, edges: Edges, options: Options, return_attention: bool) -> Outputs:
     """Equations (1)-(3).
 
     Raises:
         MemoryError: there is no room for the scratch memory.
     """
-    x_dst, att = inputs.x_dst, inputs.att
-    out = torch.empty_like(x_dst, dtype=att.dtype)
-    rows = x_dst.shape[:-1]
-    lse = att.new_empty((*rows, att.size(-2)) if len(rows) == 1 else rows)
-    alpha = None
-    if return_attention:
-        alpha = att.new_empty((*x_dst.shape[:-3], edges.num_ids, att.size(0)))
-    outputs = Outputs(out, lse, alpha)
-    args = _arguments(inputs, edges, options, outputs)
-    lib = library()
-    check_status(lib.handle.gatv2_forward(byref(args), lib.isa_number))
+    outputs = _outputs(inputs, edges, return_attention)
+    _run("forward", _arguments(inputs, edges, options, outputs))
     return outputs
+
+
+def forward_biased(
+    inputs: Inputs,
+    edges: Edges,
+    options: Options,
+    dst_bias: Tensor | None,
+    out_bias: Tensor | None,
+    keep: bool,
+) -> tuple[Tensor, Outputs]:
+    """Equations (1)-(3), and (10).
+
+    Args:
+        dst_bias, out_bias: ``[H * C]``, contiguous, in the accumulation dtype; the first is added
+            to each row of ``x_dst``.
+        keep: whether backward follows, which needs the outputs.
+
+    Returns:
+        ``out`` with ``out_bias``, and the outputs, without which it is one of them.
+
+    Raises:
+        MemoryError: there is no room for the scratch memory.
+    """
+    outputs = _outputs(inputs, edges, False)
+    args = _arguments(inputs, edges, options, outputs)
+    biased = outputs.out
+    if out_bias is not None:
+        if keep:
+            biased = torch.empty_like(biased)
+        else:
+            args.out = None
+        args.biased_out, args.out_bias = biased.data_ptr(), out_bias.data_ptr()
+    if dst_bias is not None:
+        args.dst_bias = dst_bias.data_ptr()
+    _run("forward", args)
+    return biased, outputs
 
 
 def backward(
@@ -87,6 +125,67 @@ def backward(
     Raises:
         MemoryError: there is no room for the scratch memory.
     """
+    args, found = _backward_arguments(grads, inputs, outputs, edges, options, needs)
+    _run("backward", args)
+    return found
+
+
+def backward_summed(
+    grads: OutputGrads,
+    inputs: Inputs,
+    outputs: Outputs,
+    edges: Edges,
+    options: Options,
+    needs: Needs,
+    dst_bias: Tensor | None,
+    wanted: tuple[bool, bool, bool],
+) -> tuple[InputGrads, RowSums]:
+    """Equations (4)-(9), and (11).
+
+    Args:
+        dst_bias: that of :func:`forward_biased`.
+        wanted: which of the :class:`RowSums`; for those of ``x_src`` and ``x_dst`` ``needs`` has
+            the gradient too.
+
+    Raises:
+        MemoryError: there is no room for the scratch memory.
+    """
+    args, found = _backward_arguments(grads, inputs, outputs, edges, options, needs)
+    sums = RowSums(*(inputs.att.new_empty(inputs.att.numel()) if want else None for want in wanted))
+    args.dst_bias = _address(dst_bias)
+    args.sum_grad_out, args.sum_d_x_src, args.sum_d_x_dst = map(_address, sums)
+    _run("backward", args)
+    return found, sums
+
+
+def _run(direction: str, args: ctypes.Structure) -> None:
+    lib = library()
+    check_status(getattr(lib.handle, f"gatv2_{direction}")(byref(args), lib.isa_number))
+
+
+def _outputs(inputs: Inputs, edges: Edges, return_attention: bool) -> Outputs:
+    """Room for them."""
+    x_dst, att = inputs.x_dst, inputs.att
+    out = torch.empty_like(x_dst, dtype=att.dtype)
+    if x_dst.dim() == 2:
+        lse = att.new_empty(x_dst.size(0), att.size(-2))
+    else:
+        lse = att.new_empty(x_dst.shape[:-1])
+    alpha = None
+    if return_attention:
+        alpha = att.new_empty((*x_dst.shape[:-3], edges.num_ids, att.size(0)))
+    return Outputs(out, lse, alpha)
+
+
+def _backward_arguments(
+    grads: OutputGrads,
+    inputs: Inputs,
+    outputs: Outputs,
+    edges: Edges,
+    options: Options,
+    needs: Needs,
+) -> tuple[ctypes.Structure, InputGrads]:
+    """Those of the library, and room for what it gives."""
     found = InputGrads(*map(_grad_of, inputs, needs))
     args = _arguments(inputs, edges, options, outputs)
     if found.x_src is not None:
@@ -100,9 +199,7 @@ def backward(
     args.d_edge_attr = _address(found.edge_attr)
     args.d_edge_weight = _address(found.edge_weight)
     args.d_attn_bias = _address(found.attn_bias)
-    lib = library()
-    check_status(lib.handle.gatv2_backward(byref(args), lib.isa_number))
-    return found
+    return args, found
 
 
 def _grad_of(value: Tensor | None, needed: bool) -> Tensor | None:

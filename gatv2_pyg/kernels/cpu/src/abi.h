@@ -7,7 +7,7 @@
 namespace gatv2 {
 
 // Raised whenever a field or a function changes its meaning but not its place.
-constexpr int64_t kAbiVersion = 6;
+constexpr int64_t kAbiVersion = 7;
 
 // Edges of a piece of a long row: rows with more edges are cut.
 constexpr int64_t kPiece = 512;  // as in validity.py
@@ -49,12 +49,15 @@ struct Arguments {
   const void* edge_attr;
   const void* edge_weight;
   const void* attn_bias;  // A; may be null
+  const void* dst_bias;   // A [H * C], added to each row of x_dst; may be null
+  const void* out_bias;   // A [H * C]; forward: see biased_out
   double negative_slope;
   double dropout;
   int64_t seed;
-  void* out;    // A; forward: written; backward: read
-  void* lse;    // A; forward: written; backward: read
-  void* alpha;  // A; forward: written; backward: read; may be null
+  void* out;         // A; forward: written, or null where biased_out is not; backward: read
+  void* lse;         // A; forward: written; backward: read
+  void* alpha;       // A; forward: written; backward: read; may be null
+  void* biased_out;  // A; forward: out + out_bias is written; may be null
   GroupedEdges by_dst;
   // backward only
   GroupedEdges by_src;     // rows of num_src sources for each of src_blocks ranges of destinations
@@ -66,6 +69,9 @@ struct Arguments {
   void* d_edge_attr;
   void* d_edge_weight;
   void* d_attn_bias;
+  void* sum_grad_out;  // A [H * C]: of all rows; each may be null, those of gradients are where
+  void* sum_d_x_src;   // these are not needed
+  void* sum_d_x_dst;
 };
 
 struct GroupArguments {

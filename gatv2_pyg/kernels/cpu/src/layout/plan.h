@@ -167,6 +167,21 @@ class Plan {
     store(to, apart() ? compress(v, HeadLanes(padded_channels, channels)) : v,
           LanesInUse(at.count));
   }
+  // Adds `count` packed rows to a padded one.
+  template <class T>
+  void add_rows(const T* rows, int64_t count, double* sum) const {
+    each_vector([&](const Place& at) GATV2_LAMBDA_INLINE {
+      const T* from = rows + at.packed;
+      V total{};
+      for (int64_t k = 0; k < count; ++k, from += row) total += get(from, at);
+      add_doubles(sum + at.padded, total);
+    });
+  }
+  // A padded row that is not interleaved, packed.
+  void pack(A* to, const double* from) const {
+    for (int h = 0; h < heads; ++h, from += padded_channels)
+      for (int c = 0; c < channels; ++c) *to++ = (A)from[c];
+  }
   // The numbers of a vector's heads in their lanes, from [head]; a whole vector is read.
   GATV2_INLINE V by_head(const A* of_heads, const Place& at) const {
     const A* const from = of_heads + at.head;

@@ -44,6 +44,17 @@ struct Weights {
   int padded_row;
 };
 
+// Where rows of out go, packed; `biased` gets them with `bias`, which is padded. One of the two may
+// be null.
+template <class A>
+struct ForwardOut {
+  A* plain;
+  A* biased;
+  const A* bias;
+  int64_t row;  // elements
+  bool past_caches;
+};
+
 // Where whole rows go: packed rows of E, those of a tile one after the other.
 template <class E>
 struct RowsOut {
@@ -51,6 +62,7 @@ struct RowsOut {
   int64_t row;      // elements
   bool accumulate;  // to what is there
   bool past_caches;
+  Acc<E>* sum = nullptr;  // padded; what is written is added to it; may be null
 };
 
 GATV2_END

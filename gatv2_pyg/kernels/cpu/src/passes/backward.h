@@ -20,6 +20,10 @@ class Backward {
 
   int64_t run() {
     if (!c_.ok()) return kOutOfMemory;
+    // Without rows there is no pass to write them.
+    void* const sums[] = {c_.args.sum_grad_out, c_.args.sum_d_x_src, c_.args.sum_d_x_dst};
+    for (void* sum : sums)
+      if (sum) memset(sum, 0, sizeof(A) * c_.plan.row);
     const bool records_needed = c_.args.d_x_src || c_.bias.gradient();
     const int64_t threads = min_of(c_.threads_for(by_dst_.num_edges), (int64_t)256);
     const Workers<T> workers(c_, threads, records_needed ? longest_row() : 0);
@@ -40,7 +44,9 @@ class Backward {
                                                         : by_dst_.num_edges);
       const int64_t status = by_destination.run(rows, workers, threads, &records);
       if (status != kOk) return status;
-      if (c_.args.d_x_src) by_source.run(block, workers, threads, records);
+      if (!c_.args.d_x_src) continue;
+      const int64_t by_src = by_source.run(block, workers, threads, records);
+      if (by_src != kOk) return by_src;
     }
     by_destination.finish();
     if (c_.args.d_x_src) by_source.finish(threads);

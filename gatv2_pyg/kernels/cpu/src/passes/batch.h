@@ -21,6 +21,7 @@ class Batch {
   int64_t forward() const {
     if (size_ == 1) return Forward<T>(args_).run();
     prefer_huge_pages(args_.out, sizeof(A) * size_ * args_.num_dst * row_);
+    prefer_huge_pages(args_.biased_out, sizeof(A) * size_ * args_.num_dst * row_);
     return each(0, size_, [&](int64_t k) { return Forward<T>(element(k)).run(); });
   }
 
@@ -78,6 +79,7 @@ class Batch {
     move<A>(one.out, k * dst);
     move<A>(one.lse, k * args_.num_dst * args_.heads);
     move<A>(one.alpha, k * args_.num_ids * args_.heads);
+    move<A>(one.biased_out, k * dst);
     move<T>(one.grad_out, k * dst);
     move<A>(one.grad_alpha, k * args_.num_ids * args_.heads);
     move<T>(one.d_x_src, k * src);
@@ -99,6 +101,9 @@ class Batch {
     if (a.d_edge_weight) f(a.d_edge_weight, row_ * a.edge_dim, false);
     if (a.d_edge_attr) f(a.d_edge_attr, a.num_ids * a.edge_dim, true);
     if (a.d_attn_bias) f(a.d_attn_bias, a.bias_rows * a.bias_heads, false);
+    if (a.sum_grad_out) f(a.sum_grad_out, row_, false);
+    if (a.sum_d_x_src) f(a.sum_d_x_src, row_, false);
+    if (a.sum_d_x_dst) f(a.sum_d_x_dst, row_, false);
   }
   int64_t shared() const {
     Arguments all = args_;

@@ -20,6 +20,8 @@ class ByDestination {
         d_edge_attr_(c.args.d_edge_attr),
         wide_(wide),
         d_edge_weight_(static_cast<A*>(c.args.d_edge_weight)),
+        sum_grad_(static_cast<A*>(c.args.sum_grad_out)),
+        sum_d_x_dst_(c.args.d_x_dst ? static_cast<A*>(c.args.sum_d_x_dst) : nullptr),
         edges_(c, rows),
         long_rows_(c, rows, edges_),
         totals_(sizeof(double) * item_size()) {
@@ -53,9 +55,13 @@ class ByDestination {
         w.staged.begin(d_edge_attr_, wide_, d_edge_weight_ ? sum + c_.plan.padded_row : nullptr);
       for_each_part(
           rows, items, item, edges_.short_row(),
-          [&](int64_t first, int64_t last) { short_rows(w, first, last, records, sum); },
+          [&](int64_t first, int64_t last) {
+            short_rows(w, first, last, records, sum);
+            if (sum_grad_) edges_.add_grad(first, last, sum + grad_at());
+          },
           [&](int64_t row, int64_t begin, int64_t end) {
             whole_row(w, row, begin, end, records, sum);
+            if (sum_grad_) edges_.add_grad(row, row + 1, sum + grad_at());
           },
           [&](int64_t number, const Piece& piece) { long_rows_.add(w, number, piece, records); });
       if (edges_.edge_gradients()) w.staged.flush();
@@ -80,9 +86,15 @@ class ByDestination {
     double* const totals = totals_.template get<double>();
     if (d_att_) {
       long_rows_.add_att(totals);
-      for (int h = 0; h < c_.plan.heads; ++h)
-        for (int k = 0; k < c_.plan.channels; ++k)
-          d_att_[(int64_t)h * c_.plan.channels + k] = (A)totals[h * c_.plan.padded_channels + k];
+      c_.plan.pack(d_att_, totals);
+    }
+    if (sum_grad_) {
+      long_rows_.each_row([&](int64_t row) { edges_.add_grad(row, row + 1, totals + grad_at()); });
+      c_.plan.pack(sum_grad_, totals + grad_at());
+    }
+    if (sum_d_x_dst_) {
+      long_rows_.each_row([&](int64_t row) { edges_.add_written(row, totals + dst_at()); });
+      c_.plan.pack(sum_d_x_dst_, totals + dst_at());
     }
     if (d_edge_weight_) {
       const int64_t dim = c_.args.edge_dim, row_size = c_.plan.padded_row;
@@ -97,10 +109,12 @@ class ByDestination {
   }
 
  private:
-  // An item's sums: d att, then d W_edge.
-  int64_t item_size() const {
+  // An item's sums: d att, d W_edge, and (11) of grad_out and of d x_dst.
+  int64_t item_size() const { return dst_at() + c_.plan.padded_row * (sum_d_x_dst_ != nullptr); }
+  int64_t grad_at() const {
     return c_.plan.padded_row * (1 + (d_edge_weight_ ? c_.args.edge_dim : 0));
   }
+  int64_t dst_at() const { return grad_at() + c_.plan.padded_row * (sum_grad_ != nullptr); }
 
   void short_rows(Worker<T>& w, int64_t first, int64_t last, const Records<A>* records,
                   double* sum) const {
@@ -108,7 +122,7 @@ class ByDestination {
     w.tile.masks = records ? records->masks_at(begin) : w.masks;
     w.tile.mask_row = Records<A>::mask_row(c_.plan);
     edges_.short_rows(w, first, last);
-    edges_.put_short_rows(w, first, sum);
+    edges_.put_short_rows(w, first, sum, sum_d_x_dst_ ? sum + dst_at() : nullptr);
     edges_.put_bias_gradient(begin, w.tile.n, w.d);
     if (!records) return;
     const int n = w.tile.n;
@@ -143,10 +157,14 @@ class ByDestination {
                    w.correction);
     edges_.put_bias_gradient(w, begin, end - begin, w.scale, w.correction);
     edges_.put_row(w, row);
-    if (d_att_)
-      c_.plan.each_vector([&](const typename Plan<A>::Place& at) GATV2_LAMBDA_INLINE {
-        add_doubles(sum + at.padded, load(w.sum_b + at.padded) * c_.plan.by_head(w.scale, at));
-      });
+    if (sum_d_x_dst_) add_scaled(w, w.sum_a, sum + dst_at());
+    if (d_att_) add_scaled(w, w.sum_b, sum);
+  }
+  // Adds a padded row that lacks w.scale.
+  void add_scaled(const Worker<T>& w, const A* row, double* sum) const {
+    c_.plan.each_vector([&](const typename Plan<A>::Place& at) GATV2_LAMBDA_INLINE {
+      add_doubles(sum + at.padded, load(row + at.padded) * c_.plan.by_head(w.scale, at));
+    });
   }
 
   const Context<T>& c_;
@@ -155,6 +173,8 @@ class ByDestination {
   void* const d_edge_attr_;
   const bool wide_;
   A* const d_edge_weight_;
+  A* const sum_grad_;
+  A* const sum_d_x_dst_;
   const DestinationEdges<T> edges_;
   const LongDestinations<T> long_rows_;
   const Buffer totals_;  // of all items

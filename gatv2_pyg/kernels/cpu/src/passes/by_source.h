@@ -19,6 +19,7 @@ class BySource {
         grad_(grad),
         grad_stride_(grad_stride),
         d_x_src_(static_cast<T*>(c.args.d_x_src)),
+        sum_(static_cast<A*>(c.args.sum_d_x_src)),
         apart_(c.args.src_blocks > 1 && sizeof(T) != sizeof(A)),
         partial_(sizeof(A) * rows.end_piece() * c.plan.padded_row),
         wide_(Scratch::kWideSums, apart_ ? sizeof(A) * c.args.num_src * c.plan.row : 0) {
@@ -28,13 +29,12 @@ class BySource {
 
   // The edges from all sources to a range of destinations. From range to range the sums of a source
   // are kept in its row of d x_src, or where that is too narrow for them in a row of their own.
-  void run(int64_t block, const Workers<T>& workers, int64_t threads,
-           const Records<A>& records) const {
+  int64_t run(int64_t block, const Workers<T>& workers, int64_t threads,
+              const Records<A>& records) const {
     const Rows rows = all_.part(block * c_.args.num_src, (block + 1) * c_.args.num_src);
-    if (apart_)
-      add(workers, threads, rows, block == 0, records, wide_.template get<A>());
-    else
-      add(workers, threads, rows, block == 0, records, d_x_src_);
+    const bool first = block == 0, last = block + 1 >= c_.args.src_blocks;
+    if (apart_) return add(workers, threads, rows, first, last, records, wide_.template get<A>());
+    return add(workers, threads, rows, first, last, records, d_x_src_);
   }
   void finish(int64_t threads) const {
     if (!apart_) return;
@@ -49,28 +49,37 @@ class BySource {
  private:
   // Adds the edges of some rows to the packed rows of their sources.
   template <class U>
-  void add(const Workers<T>& workers, int64_t threads, const Rows& rows, bool first,
-           const Records<A>& records, U* sums) const {
+  int64_t add(const Workers<T>& workers, int64_t threads, const Rows& rows, bool first, bool last,
+              const Records<A>& records, U* sums) const {
     A* const partial = partial_.template get<A>();
     const int64_t row_size = c_.plan.padded_row;
     const bool past_caches = c_.past_caches(sums, c_.args.num_src);
     const Items items(rows, 256);
+    // Of each item, once the rows are whole.
+    const bool add_up = sum_ && last;
+    const Buffer totals(add_up ? sizeof(double) * (items.count() + 1) * row_size : 0);
+    if (!totals) return kOutOfMemory;
+    memset(totals.get<double>(), 0, add_up ? sizeof(double) * (items.count() + 1) * row_size : 0);
     auto packed = [&](int64_t row) { return sums + (row - rows.first_row) * c_.plan.row; };
     parallel_for(items.count(), threads, [&](int64_t item, int64_t thread) {
       Worker<T>& w = workers[thread];
       w.tile.next_begin = -1;
+      double* const total = add_up ? totals.get<double>() + item * row_size : nullptr;
       for_each_part(
           rows, items, item, kBatch,
-          [&](int64_t first_row, int64_t last) {
-            read_records(w, rows, first_row, last, records);
-            const RowsOut<U> out{packed(first_row), c_.plan.row, !first, past_caches};
-            if (!first) c_.prefetch_rows(packed(last), last - first_row);
+          [&](int64_t first_row, int64_t end_row) {
+            read_records(w, rows, first_row, end_row, records);
+            const RowsOut<U> out{packed(first_row), c_.plan.row, !first, past_caches,
+                                 add_up ? w.total : nullptr};
+            if (!first) c_.prefetch_rows(packed(end_row), end_row - first_row);
+            if (add_up) memset(w.total, 0, sizeof(A) * row_size);
             c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
               if constexpr (sizeof(U) == sizeof(T))
                 m->source_rows(w.tile, s, w.common, out);
               else
                 m->source_rows_wide(w.tile, s, w.common, out);
             });
+            if (add_up) add_doubles_of(w.total, total);
           },
           [&](int64_t row, int64_t begin, int64_t end) {
             U* const to = packed(row);
@@ -82,6 +91,7 @@ class BySource {
             if (!first) c_.prefetch_row(to + c_.plan.row);
             source_sums(w, begin, end, records);
             c_.put_row(to, w.sum_a, nullptr, past_caches);
+            if (add_up) add_doubles_of(w.sum_a, total);
           },
           [&](int64_t number, const Piece& piece) {
             start_sums<U>(w, nullptr);
@@ -103,6 +113,17 @@ class BySource {
       }
       c_.put_row(to, w.sum_a, nullptr, past_caches);
     });
+    if (!add_up) return kOk;
+    double* const all = totals.get<double>() + items.count() * row_size;
+    for (int64_t item = 0; item < items.count(); ++item)
+      for (int64_t k = 0; k < row_size; ++k) all[k] += totals.get<double>()[item * row_size + k];
+    for (int64_t k = rows.first_cut; k < rows.end_cut; ++k)
+      c_.plan.add_rows(packed(rows.cut(k).row), 1, all);
+    c_.plan.pack(sum_, all);
+    return kOk;
+  }
+  void add_doubles_of(const A* row, double* to) const {
+    for (int64_t k = 0; k < c_.plan.padded_row; k += W) add_doubles(to + k, load(row + k));
   }
 
   // sum_a = a packed row, or 0.
@@ -163,6 +184,7 @@ class BySource {
   const T* const grad_;
   const int64_t grad_stride_;
   T* const d_x_src_;
+  A* const sum_;  // (11) of d x_src; may be null
   const bool apart_;
   const Buffer partial_;  // of each piece: a padded row
   const Scratch wide_;

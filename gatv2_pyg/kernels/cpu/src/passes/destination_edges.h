@@ -42,7 +42,7 @@ class DestinationEdges {
   void open_row(Worker<T>& w, int64_t row) const {
     const int heads = c_.plan.heads;
     const A* const grad = c_.padded(w.grad, grad_base() + row * grad_stride());
-    open_tiles<T>(w.tile.own, c_.padded(w.own, x_dst_ + row * c_.plan.row));
+    open_tiles<T>(w.tile.own, c_.own(w.own, x_dst_ + row * c_.plan.row));
     open_tiles<T>(w.tile.grad, grad);
     c_.prefetch_row(x_dst_ + (row + 1) * c_.plan.row);
     c_.prefetch_row(out_ + (row + 1) * c_.plan.row);
@@ -60,8 +60,8 @@ class DestinationEdges {
     read_batch(c_, w, rows_, first, last, x_src_, need_ids());
     const int n = w.tile.n, count = w.tile.num_rows;
     if (n == 0) return;
-    read_own(c_, w.tile, x_dst_ + first * c_.plan.row, c_.plan.row, w.own, w.tile.own);
-    read_own(c_, w.tile, grad_base() + first * grad_stride(), grad_stride(), w.grad, w.tile.grad);
+    read_own(c_, w, x_dst_ + first * c_.plan.row);
+    read_grad(c_, w, grad_base() + first * grad_stride(), grad_stride());
     score_tile<kByDestination, kShortRows>(c_, w, w.s, w.d);
     add_alpha_gradient(w, w.d, n);
     for (int r = 0; r < count; ++r)
@@ -80,22 +80,31 @@ class DestinationEdges {
     }
     rows.differentiate(w.s, w.d, w.row_sum, w.products, w.row_max);
   }
-  // (7), and the edge gradients, from what short_rows left.
-  void put_short_rows(Worker<T>& w, int64_t first, double* d_att) const {
+  // (7), (11) and the edge gradients, from what short_rows left. `sum` may be null.
+  void put_short_rows(Worker<T>& w, int64_t first, double* d_att, double* sum) const {
     const RowsOut<T> out{d_x_dst_ ? d_x_dst_ + first * c_.plan.row : nullptr, c_.plan.row, false,
-                         past_caches_};
+                         past_caches_, sum ? w.total : nullptr};
     memset(w.sum_b, 0, sizeof(A) * c_.plan.padded_row);
+    if (sum) memset(w.total, 0, sizeof(A) * c_.plan.padded_row);
     open_slopes(w);
     c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
       m->destination_rows[c_.edges()](w.tile, s, w.common, w.d, out, w.sum_b);
     });
     for (int k = 0; k < c_.plan.padded_row; k += W) add_doubles(d_att + k, load(w.sum_b + k));
+    for (int k = 0; sum && k < c_.plan.padded_row; k += W) add_doubles(sum + k, load(w.total + k));
     take_slopes(w);
+  }
+  // (11): adds grad_out of rows [first, last), and d x_dst of one that is written.
+  void add_grad(int64_t first, int64_t last, double* sum) const {
+    if (grad_out_) c_.plan.add_rows(grad_out_ + first * c_.plan.row, last - first, sum);
+  }
+  void add_written(int64_t row, double* sum) const {
+    c_.plan.add_rows(d_x_dst_ + row * c_.plan.row, 1, sum);
   }
 
   // What a score needs alone.
   void open_scores(Worker<T>& w, int64_t row) const {
-    open_tiles<T>(w.tile.own, c_.padded(w.own, x_dst_ + row * c_.plan.row));
+    open_tiles<T>(w.tile.own, c_.own(w.own, x_dst_ + row * c_.plan.row));
     spread_lse(w, row);
   }
 
@@ -184,7 +193,7 @@ class DestinationEdges {
   // By (5) the ds of a row add up to 0; what they add up to is the rounding of D. The sums of (7)
   // take LeakyReLU and its slope about their values at the middle of the row, x_dst[i] + out_i.
   void center(Worker<T>& w, int64_t row) const {
-    const A* const own = c_.padded(w.own, x_dst_ + row * c_.plan.row);
+    const A* const own = c_.own(w.own, x_dst_ + row * c_.plan.row);
     const A* const out = out_ + row * c_.plan.row;
     const V one = broadcast<V>((A)1), slope = broadcast<V>(c_.slope);
     c_.plan.each_vector([&](const typename Plan<A>::Place& at) GATV2_LAMBDA_INLINE {
@@ -195,7 +204,7 @@ class DestinationEdges {
     });
   }
 
-  // Writes d x_dst; w.scale is what the sums still lack.
+  // Writes d x_dst, and leaves it in w.sum_a but for w.scale, which is what the sums still lack.
   void put_row(Worker<T>& w, int64_t row) const {
     if (!d_x_dst_) return;
     for (int k = 0; k < c_.plan.padded_row; k += W)

@@ -19,9 +19,12 @@ class Forward {
         x_dst_(static_cast<const T*>(args.x_dst)),
         gathered_(x_src_),
         out_(static_cast<A*>(args.out)),
+        biased_(static_cast<A*>(args.biased_out)),
+        out_bias_(sizeof(A) * (biased_ ? c_.plan.padded_row : 0)),
         lse_(static_cast<A*>(args.lse)),
         alpha_(static_cast<A*>(args.alpha)),
-        past_caches_(c_.past_caches(out_, args.num_dst)) {}
+        past_caches_(c_.past_caches(out_ ? out_ : biased_, args.num_dst) &&
+                     (!biased_ || c_.past_caches(biased_, args.num_dst))) {}
 
   int64_t run() {
     if (!c_.ok()) return kOutOfMemory;
@@ -31,8 +34,10 @@ class Forward {
     const Buffer partial(sizeof(A) * rows_.end_piece() * partial_size());
     const Scratch copies(Scratch::kCopies,
                          c_.plan.interleaved ? sizeof(T) * c_.args.num_src * c_.plan.gathered : 0);
-    if (!workers.ok() || !partial || !copies.ok()) return kOutOfMemory;
+    if (!workers.ok() || !partial || !copies.ok() || !out_bias_) return kOutOfMemory;
+    if (biased_) c_.plan.pad(out_bias_.template get<A>(), static_cast<const A*>(c_.args.out_bias));
     prefer_huge_pages(out_, sizeof(A) * c_.args.num_dst * c_.plan.row);
+    prefer_huge_pages(biased_, sizeof(A) * c_.args.num_dst * c_.plan.row);
     if (c_.plan.interleaved) interleave(copies.get<T>(), threads);
     if (alpha_ && c_.args.num_ids != rows_.num_edges)
       memset(alpha_, 0, sizeof(A) * c_.args.num_ids * c_.plan.heads);
@@ -116,14 +121,15 @@ class Forward {
   }
 
   void put_empty(int64_t row) const {
-    memset(out_ + row * c_.plan.row, 0, sizeof(A) * c_.plan.row);
+    if (out_) memset(out_ + row * c_.plan.row, 0, sizeof(A) * c_.plan.row);
+    if (biased_) memcpy(biased_ + row * c_.plan.row, c_.args.out_bias, sizeof(A) * c_.plan.row);
     for (int h = 0; h < c_.plan.heads; ++h) lse_[row * c_.plan.heads + h] = -(A)__builtin_inf();
   }
 
   // (2), (3) of rows [first, last).
   void short_rows(Worker<T>& w, int64_t first, int64_t last) const {
     read_batch(c_, w, rows_, first, last, gathered_, c_.dropout.active || alpha_);
-    read_own(c_, w.tile, x_dst_ + first * c_.plan.row, c_.plan.row, w.own, w.tile.own);
+    read_own(c_, w, x_dst_ + first * c_.plan.row);
     const int n = w.tile.n, count = w.tile.num_rows;
     const ShortRows<T> rows(c_.scores, w.tile, w.running);
     if (n > 0) {
@@ -144,7 +150,9 @@ class Forward {
         for (int e = 0; e < n; ++e)
           memcpy(alpha_ + w.ids[e] * c_.plan.heads, w.s + e * c_.plan.head_stride,
                  sizeof(A) * c_.plan.heads);
-      const RowsOut<A> out{out_ + first * c_.plan.row, c_.plan.row, false, past_caches_};
+      const int64_t at = first * c_.plan.row;
+      const ForwardOut<A> out{out_ ? out_ + at : nullptr, biased_ ? biased_ + at : nullptr,
+                              out_bias_.template get<A>(), c_.plan.row, past_caches_};
       c_.each_segment([&](const MicroTable<T>* m, const Segment& s)
                           GATV2_LAMBDA_INLINE { m->forward_rows(w.tile, s, w.common, w.s, out); });
     }
@@ -169,7 +177,7 @@ class Forward {
 
   // (2), (3) before normalisation: sum_a = sum_e keep_e exp(s_e - max) x_src[j].
   void row_sums(Worker<T>& w, int64_t row, int64_t begin, int64_t end) const {
-    open_tiles<T>(w.tile.own, c_.padded(w.own, x_dst_ + row * c_.plan.row));
+    open_tiles<T>(w.tile.own, c_.own(w.own, x_dst_ + row * c_.plan.row));
     c_.prefetch_row(x_dst_ + (row + 1) * c_.plan.row);
     const RunningSoftmax<A> softmax{w.max, w.weights};
     softmax.reset(c_.scores, c_.bias ? c_.bias.kLowest : -(A)__builtin_inf());
@@ -201,7 +209,26 @@ class Forward {
       store(w.weights + b * W, c_.bias.log_sum(load(w.max + b * W), total));
     }
     memcpy(lse_ + row * c_.plan.heads, w.weights, sizeof(A) * c_.plan.heads);
-    c_.put_row(out_ + row * c_.plan.row, w.sum_a, w.scale, past_caches_);
+    const int64_t at = row * c_.plan.row;
+    if (out_) c_.put_row(out_ + at, w.sum_a, w.scale, past_caches_);
+    if (biased_) put_biased(biased_ + at, w);
+  }
+  // (10) of a row, likewise.
+  void put_biased(A* to, const Worker<T>& w) const {
+    const A* const bias = static_cast<const A*>(c_.args.out_bias);
+    if (c_.plan.interleaved) {
+      c_.put_row(to, w.sum_a, w.scale, false);
+      for (int64_t k = 0; k < c_.plan.row; ++k) to[k] += bias[k];
+      return;
+    }
+    c_.plan.each_vector([&](const typename Plan<A>::Place& at) GATV2_LAMBDA_INLINE {
+      const V x = load(w.sum_a + at.padded) * c_.plan.by_head(w.scale, at) +
+                  load(out_bias_.template get<A>() + at.padded);
+      if (past_caches_)
+        store_past_caches(to + at.packed, x);
+      else
+        c_.plan.put(to + at.packed, x, at);
+    });
   }
 
   // Turns the scores that row_sums left in alpha into keep_e alpha_e.
@@ -261,8 +288,10 @@ class Forward {
   const Rows rows_;
   const T* const x_src_;
   const T* const x_dst_;
-  const T* gathered_;  // rows of x_src, or their interleaved copies
-  A* const out_;
+  const T* gathered_;      // rows of x_src, or their interleaved copies
+  A* const out_;           // null where only biased_ is asked for
+  A* const biased_;        // may be null
+  const Buffer out_bias_;  // padded
   A* const lse_;
   A* const alpha_;
   const bool past_caches_;  // out

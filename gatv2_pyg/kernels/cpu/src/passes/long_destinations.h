@@ -113,6 +113,11 @@ class LongDestinations {
     edges_.put_bias_gradient(w, piece.begin, edges, from.scale, from.correction);
   }
 
+  // Calls f(row) for each.
+  template <class F>
+  void each_row(const F& f) const {
+    for (int64_t k = 0; k < rows_.end_cut; ++k) f(rows_.cut(k).row);
+  }
   // Adds the long rows' part of d att, after all merges.
   void add_att(double* totals) const {
     for (int64_t k = 0; k < rows_.end_cut; ++k) {

@@ -24,8 +24,9 @@ struct Context {
   A slope;
   int group;  // edges a micro-kernel takes at once, at most
   int64_t threads;
-  Buffer fixed;  // att, then the edge weight
+  Buffer fixed;  // att, dst_bias, then the edge weight
   A* att;
+  A* dst_bias;  // padded; null where there is none
   Buffer tables;
   const MicroTable<T>** micro;  // of each segment
 
@@ -38,14 +39,16 @@ struct Context {
         slope((A)a.negative_slope),
         group(1),
         threads(a.threads),
-        fixed(sizeof(A) * (plan.padded_row + 64 +
+        fixed(sizeof(A) * ((a.dst_bias ? 2 : 1) * room(plan) +
                            (a.edge_dim ? EdgeWeight<T>::elements(plan, a.edge_dim) : 0))),
         att(fixed.get<A>()),
+        dst_bias(a.dst_bias ? att + room(plan) : nullptr),
         tables(sizeof(micro) * (plan.num_segments + 1)),
         micro(tables.get<const MicroTable<T>*>()) {
     if (!ok()) return;
     plan.pad(att, static_cast<const A*>(a.att));
-    if (a.edge_dim) weight.fill(plan, a, att + (plan.padded_row + 63) / 64 * 64);
+    if (dst_bias) plan.pad(dst_bias, static_cast<const A*>(a.dst_bias));
+    if (a.edge_dim) weight.fill(plan, a, att + (dst_bias ? 2 : 1) * room(plan));
     for (int k = 0; k < plan.num_segments; ++k) {
       group = max_of(group, plan.W / plan.segments()[k].heads);
       micro[k] =
@@ -69,6 +72,20 @@ struct Context {
     if constexpr (sizeof(T) == sizeof(A))
       if (plan.packed_is_padded()) return row;
     plan.pad(memory, row);
+    return memory;
+  }
+  // x_dst[i] in padded form, likewise; with its bias a copy.
+  const A* own(A* memory, const T* row) const {
+    if (!dst_bias) return padded(memory, row);
+    if (plan.interleaved) {
+      plan.interleave(memory, row);
+      for (int k = 0; k < plan.padded_row; k += plan.W)
+        store(memory + k, load(memory + k) + load(dst_bias + k));
+    } else {
+      plan.each_vector([&](const typename Plan<A>::Place& at) GATV2_LAMBDA_INLINE {
+        store(memory + at.padded, plan.get(row + at.packed, at) + load(dst_bias + at.padded));
+      });
+    }
     return memory;
   }
   // Rows that are not gathered but follow those at hand.
@@ -106,6 +123,9 @@ struct Context {
     const Segment* s = plan.segments();
     for (int k = 0; k < plan.num_segments; ++k) f(micro[k], s[k]);
   }
+
+ private:
+  static size_t room(const Plan<A>& plan) { return (plan.padded_row + 63) / 64 * 64; }
 };
 
 // Hands out parts of a thread's scratch; with no memory behind it, measures how much that takes.
@@ -134,11 +154,11 @@ struct Worker {
   EdgeWindow<T> window;
   EdgeGradients<T> staged;
   int64_t ids[kBatch];
-  A *own, *grad;     // padded rows: of each row of a batch
-  A *sum_a, *sum_b;  // padded rows
-  A *s, *d;          // [kBatchSlots][head_stride], or of all edges of a row
-  A* keep;           // [kBatchSlots][head_stride]
-  uint8_t* masks;    // of a tile that leaves no records
+  A *own, *grad;             // padded rows: of each row of a batch
+  A *sum_a, *sum_b, *total;  // padded rows
+  A *s, *d;                  // [kBatchSlots][head_stride], or of all edges of a row
+  A* keep;                   // [kBatchSlots][head_stride]
+  uint8_t* masks;            // of a tile that leaves no records
   // Of each row of a batch: [kBatch][head_stride].
   A* row_max;  // forward; backward: lse
   A* row_sum;  // of exp(s - max) or exp(s - lse), then its inverse
@@ -159,12 +179,12 @@ struct Worker {
     const size_t row_size = c.plan.padded_row;
     const size_t edges = (longest + kTile - 1) / kTile * kTile + kMaxLanes;
     const size_t tile_size = (size_t)kBatchSlots * c.plan.head_stride + kMaxLanes;
-    const size_t own_size = c.plan.packed_is_padded() && sizeof(T) == sizeof(A) ? 0 : row_size;
-    A** const rows[] = {&sum_a, &sum_b};
+    const size_t copy_size = c.plan.packed_is_padded() && sizeof(T) == sizeof(A) ? 0 : row_size;
+    A** const rows[] = {&sum_a, &sum_b, &total};
     A** const batches[] = {&row_max, &row_sum, &running, &products};
     A** const spreads[] = {&max, &weights, &scale, &lse, &delta, &norm, &residual, &correction};
-    own = memory.take(kBatch * own_size);
-    grad = memory.take(kBatch * own_size);
+    own = memory.take(kBatch * (c.dst_bias ? row_size : copy_size));
+    grad = memory.take(kBatch * copy_size);
     for (A** p : rows) *p = memory.take(row_size);
     for (A** p : batches) *p = memory.take(tile_size);
     const size_t row_of_edges = max_of(tile_size, edges * c.plan.head_stride);
@@ -256,16 +276,29 @@ GATV2_INLINE void read_batch(const Context<T>& c, Worker<T>& w, const Rows& rows
   if (c.bias.by_id()) c.bias.prefetch_edges(rows, begin + t.n, t.n);
   if (c.edges()) t.projected = w.window.at(rows, begin, t.n);
 }
-// The rows' own vectors, packed in `from`, for the slots of their edges; `memory` has room for the
-// padded form of each.
-template <class T>
-GATV2_INLINE void read_own(const Context<T>& c, const Tile<T>& t, const T* from, int64_t stride,
-                           Acc<T>* memory, const Acc<T>** of_slots) {
+// The rows' vectors for the slots of their edges: at(row of the tile) is where one lies, padded.
+template <class T, class F>
+GATV2_INLINE void fill_rows(const Context<T>& c, const Tile<T>& t, const Acc<T>** of_slots,
+                            const F& at) {
   for (int r = 0; r < t.num_rows; ++r)
-    fill_row(of_slots + t.begin[r], t.begin[r + 1] - t.begin[r],
-             c.padded(memory + r * c.plan.padded_row, from + r * stride));
+    fill_row(of_slots + t.begin[r], t.begin[r + 1] - t.begin[r], at(r));
   Slots(t.n, c.group).repeat_last(of_slots);
-  c.prefetch_rows(from + t.num_rows * stride, stride ? t.num_rows : 0);
+}
+// x_dst of the rows, which lie at `from`.
+template <class T>
+GATV2_INLINE void read_own(const Context<T>& c, Worker<T>& w, const T* from) {
+  fill_rows(c, w.tile, w.tile.own, [&](int r) GATV2_LAMBDA_INLINE {
+    return c.own(w.own + r * c.plan.padded_row, from + r * c.plan.row);
+  });
+  c.prefetch_rows(from + w.tile.num_rows * c.plan.row, w.tile.num_rows);
+}
+// The same of grad_out, with a stride of its own.
+template <class T>
+GATV2_INLINE void read_grad(const Context<T>& c, Worker<T>& w, const T* from, int64_t stride) {
+  fill_rows(c, w.tile, w.tile.grad, [&](int r) GATV2_LAMBDA_INLINE {
+    return c.padded(w.grad + r * c.plan.padded_row, from + r * stride);
+  });
+  if (stride) c.prefetch_rows(from + w.tile.num_rows * stride, w.tile.num_rows);
 }
 
 template <Direction D, TileRows R, class T>

@@ -309,16 +309,29 @@ struct Micro {
   }
   // (3) of short rows, alpha[e][h] at hand.
   static void forward_rows(const Tile<T>& t, const Segment& seg, const Weights<A>& r,
-                           const A* alpha, const RowsOut<A>& out) {
+                           const A* alpha, const ForwardOut<A>& out) {
     const Access access(seg);
     for (int row = 0; row < t.num_rows; ++row) {
       V sum[N];
       GATV2_UNROLL
       for (int v = 0; v < N; ++v) sum[v] = V{};
       add_rows(t, seg, access, alpha, r.head_stride, t.begin[row], t.begin[row + 1], sum);
-      A* const to = out.first + row * out.row + seg.offset;
+      put_forward(access, seg, row, sum, out);
+    }
+  }
+  // (3) of one row to out, and (10).
+  static GATV2_INLINE void put_forward(const Access& access, const Segment& seg, int row,
+                                       const V (&sum)[N], const ForwardOut<A>& out) {
+    const int64_t at = row * out.row + seg.offset;
+    if (out.plain) {
       GATV2_UNROLL
-      for (int v = 0; v < N; ++v) access.put(to, v, sum[v], out.past_caches);
+      for (int v = 0; v < N; ++v) access.put(out.plain + at, v, sum[v], out.past_caches);
+    }
+    if (out.biased) {
+      GATV2_UNROLL
+      for (int v = 0; v < N; ++v)
+        access.put(out.biased + at, v, sum[v] + load(out.bias + seg.padded + v * W),
+                   out.past_caches);
     }
   }
 
@@ -386,11 +399,23 @@ struct Micro {
       if (!out.first) continue;
       T* const to = out.first + row * out.row + seg.offset;
       GATV2_UNROLL
-      for (int v = 0; v < N; ++v)
-        access.put(to, v, a[v] * load(r.att + seg.padded + v * W), out.past_caches);
+      for (int v = 0; v < N; ++v) a[v] *= load(r.att + seg.padded + v * W);
+      put_gradient(access, seg, to, a, out);
     }
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) add(leaky_sum + seg.padded + v * W, b[v]);
+  }
+
+  // A row of a gradient, and (11).
+  template <class E>
+  static GATV2_INLINE void put_gradient(const Access& access, const Segment& seg, E* to,
+                                        const V (&row)[N], const RowsOut<E>& out) {
+    GATV2_UNROLL
+    for (int v = 0; v < N; ++v) access.put(to, v, row[v], out.past_caches);
+    if (out.sum) {
+      GATV2_UNROLL
+      for (int v = 0; v < N; ++v) add(out.sum + seg.padded + v * W, row[v]);
+    }
   }
 
   // (8): grad_sum += sum_e keep alpha g_i, slope_sum += sum_e ds LeakyReLU'(z), over edges
@@ -442,8 +467,8 @@ struct Micro {
       }
       add_records(t, seg, access, r, t.begin[row], t.begin[row + 1], a, b);
       GATV2_UNROLL
-      for (int v = 0; v < N; ++v)
-        access.put(to, v, fma(load(r.att + seg.padded + v * W), b[v], a[v]), out.past_caches);
+      for (int v = 0; v < N; ++v) a[v] = fma(load(r.att + seg.padded + v * W), b[v], a[v]);
+      put_gradient(access, seg, to, a, out);
     }
   }
 };
@@ -463,7 +488,7 @@ struct MicroTable {
                                A* slope_sum);
   // Whole short rows.
   void (*forward_rows)(const Tile<T>&, const Segment&, const Weights<A>&, const A* alpha,
-                       const RowsOut<A>&);
+                       const ForwardOut<A>&);
   void (*destination_rows[2])(const Tile<T>&, const Segment&, const Weights<A>&, const A* ds,
                               const RowsOut<T>&, A* leaky_sum);
   void (*source_rows)(const Tile<T>&, const Segment&, const Weights<A>&, const RowsOut<T>&);
