@@ -143,23 +143,29 @@ def _for_kernels(rows: Tensor, arguments: Arguments) -> Tensor:
 
 def _attended(
     arguments: Arguments, edges: Edges, options: Options, concat: bool, keep: bool
-) -> tuple[Tensor, Inputs, Outputs]:
-    """The output of the layer, and what the kernels took and, if ``keep``, gave."""
+) -> tuple[Tensor, Inputs, Outputs, Tensor | None]:
+    """The output of the layer, and what the kernels took and, if ``keep``, gave.
+
+    The last is ``attn_bias`` as they read it, where that is kept.
+    """
     x, att = arguments.x, arguments.att
     x_src, x_dst = (_for_kernels(rows, arguments) for rows in _mapped(arguments, None))
     inputs = operators.contiguous(Inputs(x_src, x_dst, att, *arguments[7:]))
     fused = _has_bias_by_head(concat, arguments)
-    out, outputs = operators.load_kernels("cpu").forward_biased(
+    kernels = operators.load_kernels("cpu")
+    ordered = kernels.ordered_bias(inputs, edges) if keep else None
+    out, outputs = kernels.forward_biased(
         inputs,
         edges,
         options,
         None if arguments.bias_r is None else arguments.bias_r.contiguous(),
         arguments.bias.contiguous() if fused else None,
         keep,
+        ordered,
     )
     if x.dim() > 2:
         out = out.view(*x.shape[:-1], att.numel())
-    return out if fused else _averaged(out, arguments), inputs, outputs
+    return out if fused else _averaged(out, arguments), inputs, outputs, ordered
 
 
 def _composed(arguments: Arguments, edges: Edges, options: Options, concat: bool) -> Tensor:
@@ -181,7 +187,7 @@ def _composed(arguments: Arguments, edges: Edges, options: Options, concat: bool
 
 
 class _Joined(torch.autograd.Function):
-    """Keeps its arguments, what the maps gave, ``out`` and ``lse``.
+    """Keeps its arguments, what the maps gave, ``out``, ``lse``, and biases of edges in order.
 
     Saved, so that a change is an error, is what the separate steps save: biases are not, and
     weights only where ``x`` needs a gradient.
@@ -192,11 +198,11 @@ class _Joined(torch.autograd.Function):
         arguments = Arguments(*flat)
         if arguments.bias_r is not None:  # it may be another by the time of backward
             arguments = arguments._replace(bias_r=arguments.bias_r.clone())
-        out, inputs, outputs = _attended(arguments, edges, options, concat, keep=True)
+        out, inputs, outputs, ordered = _attended(arguments, edges, options, concat, keep=True)
         ctx.call = edges, options, concat
         ctx.shared, ctx.bias_r = arguments.weight_r is None, arguments.bias_r
         ctx.kept = kept = _KEPT_FOR_X if ctx.needs_input_grad[3] else _KEPT
-        saved = (*(flat[at] for at in kept), *inputs[:2], *outputs[:2])
+        saved = (*(flat[at] for at in kept), *inputs[:2], *outputs[:2], ordered)
         ctx.forms = direct.forms(saved)
         ctx.save_for_backward(*saved)
         ctx.unsaved = [None if at in kept else value for at, value in enumerate(flat)]
@@ -239,7 +245,7 @@ class _Joined(torch.autograd.Function):
                 flat[at] = flat[at] if value is None else value
             return _gradients_of_composed(grad, Arguments(*flat), needs, *ctx.call)
         arguments = Arguments(*flat)._replace(bias_r=ctx.bias_r)
-        return _gradients(grad, arguments, needs, ctx.shared, *saved[-4:], *ctx.call)
+        return _gradients(grad, arguments, needs, ctx.shared, *saved[-5:], *ctx.call)
 
 
 _KEPT = tuple(map(Arguments._fields.index, ("x", "att", *Arguments._fields[7:])))
@@ -259,6 +265,7 @@ def _gradients(
     x_dst: Tensor,
     out: Tensor,
     lse: Tensor,
+    ordered: Tensor | None,
     edges: Edges,
     options: Options,
     concat: bool,
@@ -283,6 +290,7 @@ def _gradients(
         Needs(need_l, need_r, *(needs[name] for name in Needs._fields[2:])),
         bias_r,
         (needs["bias"] and fused, of_l, (of_l and shared) or needs["bias_r"]),
+        ordered,
     )
     del of_out, inputs
     d_l, d_r = found.x_src, found.x_dst

@@ -49,6 +49,7 @@ __all__ = [
     "hash_of_rows",
     "loop_features",
     "loop_gradients",
+    "ordered_bias",
     "piece_tables",
     "transpose",
     "unavailable",
@@ -83,6 +84,7 @@ def forward_biased(
     dst_bias: Tensor | None,
     out_bias: Tensor | None,
     keep: bool,
+    ordered_bias: Tensor | None = None,
 ) -> tuple[Tensor, Outputs]:
     """Equations (1)-(3), and (10).
 
@@ -90,6 +92,7 @@ def forward_biased(
         dst_bias, out_bias: ``[H * C]``, contiguous, in the accumulation dtype; the first is added
             to each row of ``x_dst``.
         keep: whether backward follows, which needs the outputs.
+        ordered_bias: room for ``attn_bias`` as the passes read it: see :func:`ordered_bias`.
 
     Returns:
         ``out`` with ``out_bias``, and the outputs, without which it is one of them.
@@ -108,8 +111,20 @@ def forward_biased(
         args.biased_out, args.out_bias = biased.data_ptr(), out_bias.data_ptr()
     if dst_bias is not None:
         args.dst_bias = dst_bias.data_ptr()
+    if ordered_bias is not None:
+        args.ordered_bias = ordered_bias.data_ptr()
     _run("forward", args)
     return biased, outputs
+
+
+def ordered_bias(inputs: Inputs, edges: Edges) -> Tensor | None:
+    """Room for biases in the order in which edges are grouped; None where those are not kept.
+
+    Reading them by id takes as long in each pass as bringing them into order once.
+    """
+    if inputs.attn_bias is None or inputs.attn_bias.size(1) != 1 or inputs.x_src.dim() == 4:
+        return None
+    return inputs.att.new_empty(edges.by_dst.idx.numel() + 16)
 
 
 def backward(
@@ -139,11 +154,12 @@ def backward_summed(
     needs: Needs,
     dst_bias: Tensor | None,
     wanted: tuple[bool, bool, bool],
+    ordered_bias: Tensor | None = None,
 ) -> tuple[InputGrads, RowSums]:
     """Equations (4)-(9), and (11).
 
     Args:
-        dst_bias: that of :func:`forward_biased`.
+        dst_bias, ordered_bias: those of :func:`forward_biased`.
         wanted: which of the :class:`RowSums`; for those of ``x_src`` and ``x_dst`` ``needs`` has
             the gradient too.
 
@@ -152,7 +168,7 @@ def backward_summed(
     """
     args, found = _backward_arguments(grads, inputs, outputs, edges, options, needs)
     sums = RowSums(*(inputs.att.new_empty(inputs.att.numel()) if want else None for want in wanted))
-    args.dst_bias = _address(dst_bias)
+    args.dst_bias, args.ordered_bias = _address(dst_bias), _address(ordered_bias)
     args.sum_grad_out, args.sum_d_x_src, args.sum_d_x_dst = map(_address, sums)
     _run("backward", args)
     return found, sums

@@ -24,7 +24,7 @@ Arguments = _record(
     "Arguments",
     "dtype wide_index threads num_src num_dst heads channels edge_dim num_ids src_blocks "
     "batch element bias_rows bias_heads "
-    "*x_src *x_dst *att *edge_attr *edge_weight *attn_bias *dst_bias *out_bias "
+    "*x_src *x_dst *att *edge_attr *edge_weight *attn_bias *ordered_bias *dst_bias *out_bias "
     "negative_slope dropout seed *out *lse *alpha *biased_out by_dst by_src *grad_out *grad_alpha "
     "*d_x_src *d_x_dst *d_att *d_edge_attr *d_edge_weight *d_attn_bias "
     "*sum_grad_out *sum_d_x_src *sum_d_x_dst",

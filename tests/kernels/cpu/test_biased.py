@@ -135,6 +135,42 @@ def test_without_biases_all_is_as_without_sums(case):
         assert (got is None and want is None) or torch.equal(got, want)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(heads=8, num_edges=4000, bias="edge"),
+        Case(heads=3, num_edges=300, bias="edge", self_loops=True, dropout=0.3, blocks=2),
+        Case(heads=1, hub=1500, bias="edge", edge_dim=3, index_dtype=torch.int64),
+        Case(num_src=9, num_dst=0, num_edges=0, bias="edge"),
+    ],
+    ids=str,
+)
+def test_biases_of_edges_are_brought_into_order_once(case, dtype):
+    problem = cast(build(case), dtype)
+    inputs, edges, options = problem.inputs, problem.edges, problem.options
+    ordered = cpu.ordered_bias(inputs, edges)
+    out, outputs = cpu.forward_biased(inputs, edges, options, None, None, True, ordered)
+    needs = Needs(*(value is not None for value in inputs))
+    nothing = None, (False, False, False)
+    without, _ = cpu.backward_summed(
+        problem.grads, inputs, outputs, edges, options, needs, *nothing
+    )
+    inputs.attn_bias.fill_(torch.nan)  # not read again
+    found, _ = cpu.backward_summed(
+        problem.grads, inputs, outputs, edges, options, needs, *nothing, ordered
+    )
+    assert torch.equal(out, cast(build(case), dtype).forward(cpu).out)
+    for got, want in zip(found, without, strict=True):
+        assert (got is None and want is None) or torch.equal(got, want)
+
+
+def test_biases_by_head_and_of_batches_are_not_kept_in_order():
+    for case in (Case(), Case(bias="head"), Case(bias="edge", batch=2)):
+        problem = cast(build(case), torch.float32)
+        assert cpu.ordered_bias(problem.inputs, problem.edges) is None
+
+
 @pytest.mark.parametrize(("heads", "channels"), [(8, 16), (1, 129)])
 def test_results_larger_than_the_caches(heads, channels, threads):
     nodes = 17_000  # 8.7 MB

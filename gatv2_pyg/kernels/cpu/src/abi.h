@@ -49,8 +49,10 @@ struct Arguments {
   const void* edge_attr;
   const void* edge_weight;
   const void* attn_bias;  // A; may be null
-  const void* dst_bias;   // A [H * C], added to each row of x_dst; may be null
-  const void* out_bias;   // A [H * C]; forward: see biased_out
+  void* ordered_bias;  // A [num_edges + 64 bytes], of bias_heads 1 and batch 1: forward: attn_bias
+                       // by position is written; backward: read; may be null
+  const void* dst_bias;  // A [H * C], added to each row of x_dst; may be null
+  const void* out_bias;  // A [H * C]; forward: see biased_out
   double negative_slope;
   double dropout;
   int64_t seed;

@@ -13,7 +13,7 @@ class Backward {
  public:
   // `wide`: d edge_attr is kept in A, to be added to that of other elements.
   explicit Backward(const Arguments& args, bool wide = false)
-      : c_(args),
+      : c_(args, kByDestination),
         wide_(wide),
         by_dst_(args.by_dst, args.wide_index, args.num_dst),
         by_src_(args.by_src, args.wide_index, args.d_x_src ? args.num_src * args.src_blocks : 0) {}

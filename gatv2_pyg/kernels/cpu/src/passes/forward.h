@@ -13,7 +13,7 @@ class Forward {
 
  public:
   explicit Forward(const Arguments& args)
-      : c_(args, interleaving_pays(args)),
+      : c_(args, kForward, interleaving_pays(args)),
         rows_(args.by_dst, args.wide_index, args.num_dst),
         x_src_(static_cast<const T*>(args.x_src)),
         x_dst_(static_cast<const T*>(args.x_dst)),

@@ -30,12 +30,12 @@ struct Context {
   Buffer tables;
   const MicroTable<T>** micro;  // of each segment
 
-  explicit Context(const Arguments& a, bool interleaved = false)
+  Context(const Arguments& a, Direction direction, bool interleaved = false)
       : args(a),
         plan((int)a.heads, (int)a.channels, kMostHeads<T>, interleaved),
         scores(plan.head_stride, plan.heads),
         dropout(a.dropout, a.seed, a.element),
-        bias(a),
+        bias(a, direction == kByDestination),
         slope((A)a.negative_slope),
         group(1),
         threads(a.threads),

@@ -16,23 +16,24 @@ class ScoreBias {
   static constexpr int W = Simd<A>::W;
 
  public:
-  explicit ScoreBias(const Arguments& a)
+  // `ordered`: a.ordered_bias holds what it is to hold, if it is not null.
+  ScoreBias(const Arguments& a, bool ordered)
       : biases_(a.bias_rows ? static_cast<const A*>(a.attn_bias) : nullptr),
         gradients_(a.bias_rows ? static_cast<A*>(a.d_attn_bias) : nullptr),
         rows_(a.bias_rows),
         row_(a.bias_heads),
         threads_(a.threads),
         edges_(a.by_dst, a.wide_index, a.num_dst),
-        ordered_(Scratch::kBiases, bytes_by_position(biases_)),
+        own_(Scratch::kBiases, a.ordered_bias ? 0 : bytes_by_position(biases_)),
+        ordered_(a.ordered_bias ? static_cast<A*>(a.ordered_bias) : own_.template get<A>()),
         ordered_gradients_(Scratch::kBiasGradients, bytes_by_position(gradients_)) {
-    if (!ok() || !biases_ || row_ != 1) return;
-    A* const to = ordered_.template get<A>();
+    if (!ok() || !biases_ || row_ != 1 || (ordered && a.ordered_bias)) return;
     each_id([&](int64_t p, int64_t id, int64_t) GATV2_LAMBDA_INLINE {
       const A bias = biases_[min_of(id, rows_ - 1)];
-      to[p] = id < rows_ ? bias : (A)0;
+      ordered_[p] = id < rows_ ? bias : (A)0;
     });
   }
-  bool ok() const { return ordered_.ok() && ordered_gradients_.ok(); }
+  bool ok() const { return own_.ok() && ordered_gradients_.ok(); }
   explicit operator bool() const { return biases_ != nullptr; }
   bool gradient() const { return gradients_ != nullptr; }
   // Whether edges are known by their ids here.
@@ -42,7 +43,7 @@ class ScoreBias {
   GATV2_NOINLINE void add(const ScoreLayout<A>& layout, int heads, const int64_t* ids,
                           int64_t begin, int n, A* s) const {
     if (row_ == 1) {
-      const A* const b = ordered_.template get<A>() + begin;
+      const A* const b = ordered_ + begin;
       switch (layout.stride) {
         case 1: return add_runs<1>(1, b, n, s);
         case 2: return add_runs<2>(2, b, n, s);
@@ -170,7 +171,9 @@ class ScoreBias {
   A* const gradients_;
   const int64_t rows_, row_, threads_;
   const Rows edges_;  // by destination
-  const Scratch ordered_, ordered_gradients_;
+  const Scratch own_;
+  A* const ordered_;
+  const Scratch ordered_gradients_;
 };
 
 GATV2_END
