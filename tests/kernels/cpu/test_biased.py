@@ -11,8 +11,10 @@ import torch
 from gatv2_pyg.kernels.contract import Needs
 from gatv2_pyg.ops import reference
 from tests.kernels.cases import Case, Problem, build, cast
+from tests.kernels.cpu.test_passes import ISAS
 
 cpu = importlib.import_module("gatv2_pyg.kernels.cpu")
+library = importlib.import_module("gatv2_pyg.kernels.cpu.library")
 
 pytestmark = pytest.mark.skipif(
     cpu.unavailable() is not None, reason=f"the kernels are not available: {cpu.unavailable()}"
@@ -37,6 +39,16 @@ CASES = [
 ]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 ALL = (True, True, True)
+
+
+@pytest.fixture(params=ISAS)
+def isa(request, monkeypatch):
+    if not cpu.library().handle.gatv2_isas() >> ISAS.index(request.param) & 1:
+        pytest.skip(f"this machine has no {request.param}")
+    monkeypatch.setenv("GATV2_PYG_ISA", request.param)
+    opened = library.open_library()
+    assert opened.isa == request.param
+    monkeypatch.setattr(cpu, "library", lambda: opened)
 
 
 @pytest.fixture
@@ -70,6 +82,7 @@ def assert_sum(got: torch.Tensor, rows: torch.Tensor) -> None:
     assert ((got.double() - rows.sum(0)).abs() <= allowed).all()
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_biases_are_those_of_rows(case, dtype):
@@ -90,6 +103,7 @@ def test_biases_are_those_of_rows(case, dtype):
     assert torch.equal(biased, outputs.out + out_bias.view_as(problem.att))
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_sums_are_those_of_all_rows(case, dtype):
