@@ -11,10 +11,8 @@ import torch
 from gatv2_pyg.kernels.contract import Needs
 from gatv2_pyg.ops import reference
 from tests.kernels.cases import Case, Problem, build, cast
-from tests.kernels.cpu.test_passes import ISAS
 
 cpu = importlib.import_module("gatv2_pyg.kernels.cpu")
-library = importlib.import_module("gatv2_pyg.kernels.cpu.library")
 
 pytestmark = pytest.mark.skipif(
     cpu.unavailable() is not None, reason=f"the kernels are not available: {cpu.unavailable()}"
@@ -39,23 +37,6 @@ CASES = [
 ]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 ALL = (True, True, True)
-
-
-@pytest.fixture(params=ISAS)
-def isa(request, monkeypatch):
-    if not cpu.library().handle.gatv2_isas() >> ISAS.index(request.param) & 1:
-        pytest.skip(f"this machine has no {request.param}")
-    monkeypatch.setenv("GATV2_PYG_ISA", request.param)
-    opened = library.open_library()
-    assert opened.isa == request.param
-    monkeypatch.setattr(cpu, "library", lambda: opened)
-
-
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def biases(problem: Problem) -> list[torch.Tensor]:

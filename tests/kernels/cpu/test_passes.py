@@ -19,6 +19,7 @@ from gatv2_pyg.graph import grouping
 from gatv2_pyg.kernels.contract import Edges, Inputs, Options, Rows
 from gatv2_pyg.ops import dropout, reference
 from tests.kernels.cases import Case, assert_within_budget, build, cast, exact, rows_of, run
+from tests.kernels.cpu.conftest import ISAS
 
 abi = importlib.import_module("gatv2_pyg.kernels.cpu.abi")
 cpu = importlib.import_module("gatv2_pyg.kernels.cpu")
@@ -37,7 +38,6 @@ CASES = [
     Case(heads=3, channels=21, hub=3000, num_edges=300, dropout=0.3, grad_alpha=True),
     Case(heads=8, num_edges=4000, hub=3000, blocks=3),
 ]
-ISAS = ("baseline", "avx2", "avx512")
 
 
 @functools.cache
@@ -57,13 +57,6 @@ def assert_right(problem, got, factor: float = 2.0, scale: float = 1e-20, **opti
         return assert_within_budget(problem, got, factor, scale, **options)
     for name, want in exact(problem).items():
         torch.testing.assert_close(got[name], want, rtol=1e-12, atol=1e-12)
-
-
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 @needs_library
@@ -198,15 +191,9 @@ def test_a_forked_child_can_use_them_after_its_parent_has(threads):
 
 
 @needs_library
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_every_instruction_set(isa, dtype, monkeypatch):
-    if not cpu.library().handle.gatv2_isas() >> ISAS.index(isa) & 1:
-        pytest.skip(f"this machine has no {isa}")
-    monkeypatch.setenv("GATV2_PYG_ISA", isa)
-    opened = library.open_library()
-    assert opened.isa == isa
-    monkeypatch.setattr(cpu, "library", lambda: opened)
+def test_every_instruction_set(dtype):
     for case in (
         Case(heads=8, num_edges=1500),
         Case(heads=3, channels=21, edge_dim=5, dropout=0.3, grad_alpha=True, num_edges=1500),
