@@ -43,7 +43,10 @@ class Arguments(NamedTuple):
     """``[K, H]`` or ``[K, 1]``: as :class:`gatv2_pyg.kernels.contract.Inputs` has it."""
 
 
-_LINEAR = torch._C._nn.linear
+_LINEAR: Any = torch._C._nn.linear  # its types lack `out`
+# What glibc keeps, at most, when it is freed: pages that the system hands out anew cost more than
+# what is written to them.
+_KEPT_BYTES = 32 << 20
 
 
 def takes(x: Tensor) -> bool:
@@ -115,13 +118,6 @@ def layer(arguments: Arguments, edges: Edges, options: Options, concat: bool) ->
     return _attended(arguments, edges, options, concat, keep=False)[0]
 
 
-def _mapped(arguments: Arguments, bias_r: Tensor | None) -> tuple[Tensor, Tensor]:
-    """``x_src`` and ``x_dst``, ``[*, N, H * C]``, the latter with ``bias_r``."""
-    x, weight_l, bias_l, weight_r = arguments[:4]
-    x_src = F.linear(x, weight_l, bias_l)
-    return x_src, x_src if weight_r is None else F.linear(x, weight_r, bias_r)
-
-
 def _averaged(out: Tensor, arguments: Arguments) -> Tensor:
     """The mean over heads of ``[*, N, H * C]``, with the layer's bias."""
     out = out.view(*out.shape[:-1], *arguments.att.shape[1:]).mean(dim=-2)
@@ -134,7 +130,7 @@ def _has_bias_by_head(concat: bool, arguments: Arguments) -> bool:
 
 
 def _for_kernels(rows: Tensor, arguments: Arguments) -> Tensor:
-    """``[N, H * C]``, or ``[B, N, H, C]`` of a batch, of ``[*, N, H * C]``."""
+    """``[N, H * C]``, or ``[B, N, H, C]`` of a batch, of as many rows."""
     x, att = arguments.x, arguments.att
     if x.dim() == 2:
         return rows
@@ -148,11 +144,15 @@ def _attended(
 
     The last is ``attn_bias`` as they read it, where that is kept.
     """
-    x, att = arguments.x, arguments.att
-    x_src, x_dst = (_for_kernels(rows, arguments) for rows in _mapped(arguments, None))
-    inputs = operators.contiguous(Inputs(x_src, x_dst, att, *arguments[7:]))
-    fused = _has_bias_by_head(concat, arguments)
+    x, weight_l, bias_l, weight_r, _, att, _, *of_edges = arguments
     kernels = operators.load_kernels("cpu")
+    size = *x.shape[:-1], att.numel()
+    x_src = x_dst = _LINEAR(x, weight_l, bias_l, out=kernels.room_for_rows(x, size))
+    if weight_r is not None:
+        x_dst = _LINEAR(x, weight_r, None, out=kernels.room_for_rows(x, size))
+    x_src, x_dst = _for_kernels(x_src, arguments), _for_kernels(x_dst, arguments)
+    inputs = operators.contiguous(Inputs(x_src, x_dst, att, *of_edges))
+    fused = _has_bias_by_head(concat, arguments)
     ordered = kernels.ordered_bias(inputs, edges) if keep else None
     out, outputs = kernels.forward_biased(
         inputs,
@@ -164,7 +164,7 @@ def _attended(
         ordered,
     )
     if x.dim() > 2:
-        out = out.view(*x.shape[:-1], att.numel())
+        out = out.view(size)
     return out if fused else _averaged(out, arguments), inputs, outputs, ordered
 
 
@@ -175,14 +175,16 @@ def _composed(arguments: Arguments, edges: Edges, options: Options, concat: bool
         arguments = Arguments._make(
             None if value is None else value.to(dtype) for value in arguments
         )
-    att, lead = arguments.att.squeeze(0), arguments.x.shape[:-2]
+    x, weight_l, bias_l, weight_r, bias_r = arguments[:5]
+    att, lead = arguments.att.squeeze(0), x.shape[:-2]
+    x_l = F.linear(x, weight_l, bias_l)
+    x_r = x_l if weight_r is None else F.linear(x, weight_r, bias_r)
     x_src, x_dst = (
-        x.view(*(math.prod(lead),) * bool(lead), x.size(-2), *att.shape)
-        for x in _mapped(arguments, arguments.bias_r)
+        rows.view(*(math.prod(lead),) * bool(lead), x.size(-2), *att.shape) for rows in (x_l, x_r)
     )
     inputs = Inputs(x_src, x_dst, att, *arguments[7:])
     out, _ = operators.attention(inputs, edges, options, False, True, kernels="cpu")
-    out = out.flatten(-2).view(*arguments.x.shape[:-1], att.numel())
+    out = out.flatten(-2).view(*x.shape[:-1], att.numel())
     return out + arguments.bias if concat else _averaged(out, arguments)
 
 
@@ -279,9 +281,13 @@ def _gradients(
     if not fused:
         of_out = (grad.unsqueeze(-2) / heads).expand(*grad.shape[:-1], heads, -1)
     inputs = operators.contiguous(Inputs(x_src, x_dst, att, *of_edges))
+    kernels = operators.load_kernels("cpu")
     by_src = edges if need_l else edges._replace(by_src=None)
     of_l = needs["bias_l"]
-    found, sums = operators.load_kernels("cpu").backward_summed(
+    pair = None
+    if needs["weight_l"] and needs["weight_r"] and 2 * x_src.nbytes <= _KEPT_BYTES:
+        pair = x_src.new_empty((2, *x_src.shape))
+    found, sums = kernels.backward_summed(
         OutputGrads(_for_kernels(of_out, arguments).contiguous(), None),
         inputs,
         operators.contiguous(Outputs(out, lse, None)),
@@ -291,6 +297,7 @@ def _gradients(
         bias_r,
         (needs["bias"] and fused, of_l, (of_l and shared) or needs["bias_r"]),
         ordered,
+        pair,
     )
     del of_out, inputs
     d_l, d_r = found.x_src, found.x_dst
@@ -305,9 +312,16 @@ def _gradients(
     if x.dim() > 2:
         x = x.flatten(0, -2)
         d_l, d_r = (None if d is None else d.flatten(2).flatten(0, 1) for d in (d_l, d_r))
-    for side, rows in (("l", d_l), ("r", d_r)):
-        if rows is not None:
-            own[f"weight_{side}"] = rows.t().mm(x) if needs[f"weight_{side}"] else None
+    if pair is not None:
+        # One product takes less time than two.
+        if pair.dim() > 3:
+            pair = pair.view(2, -1, att.numel())
+        of_weights = pair.transpose(1, 2).bmm(x.expand(2, *x.shape))
+        own["weight_l"], own["weight_r"] = of_weights.unbind()
+    else:
+        for side, rows in (("l", d_l), ("r", d_r)):
+            if rows is not None:
+                own[f"weight_{side}"] = rows.t().mm(x) if needs[f"weight_{side}"] else None
     if needs["x"] and d_l is not None and weight_l is not None:
         d_x = d_l.mm(weight_l)
         d_x = d_x if d_r is None or weight_r is None else d_x.addmm_(d_r, weight_r)

@@ -343,6 +343,41 @@ def test_backward_is_not_what_autocast_or_a_mode_makes_of_it(taken, create_graph
     assert taken["layer"] == 3
 
 
+@pytest.mark.parametrize("share_weights", [True, False])
+def test_large_rows_give_what_small_ones_do(taken, monkeypatch, share_weights):
+    """Huge pages are asked for, and weights' gradients are products of their own."""
+    x, edge_index, _ = problem()
+    layer, _ = pair(share_weights=share_weights)
+    asked = []
+    handle = cpu_kernels().library().handle
+    ask = handle.gatv2_prefer_huge_pages
+    found = []
+    for large in (False, True):
+        if large:
+            monkeypatch.setattr(joined, "_KEPT_BYTES", 0)
+            monkeypatch.setattr(cpu_kernels(), "_HUGE_PAGE", 0)
+            monkeypatch.setattr(
+                handle,
+                "gatv2_prefer_huge_pages",
+                lambda address, size: asked.append(size) or ask(address, size),
+            )
+        out = layer(x, edge_index)
+        found.append([out, *torch.autograd.grad(out.square().sum(), layer.parameters())])
+    agree(*found)
+    assert asked == [NODES * 24 * 8] * (1 if share_weights else 2)
+    assert taken == {"layer": 2, "_gradients": 2, "_gradients_of_composed": 0}
+
+
+def test_gradients_of_both_weights_may_be_changed_apart():
+    x, edge_index, _ = problem()
+    layer, _ = pair()
+    layer(x, edge_index).square().sum().backward()
+    kept = layer.lin_r.weight.grad.clone()
+    layer.lin_l.weight.grad.zero_()
+    assert kept.any()
+    torch.testing.assert_close(layer.lin_r.weight.grad, kept, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("by", ["a mode", "another function"])
 def test_maps_that_are_watched_go_step_by_step(taken, monkeypatch, by):
     x, edge_index, _ = problem()

@@ -51,10 +51,12 @@ __all__ = [
     "loop_gradients",
     "ordered_bias",
     "piece_tables",
+    "room_for_rows",
     "transpose",
     "unavailable",
 ]
 
+_HUGE_PAGE = 2 << 20
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
@@ -117,6 +119,17 @@ def forward_biased(
     return biased, outputs
 
 
+def room_for_rows(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Uninitialised memory for rows that are to be gathered, on huge pages where it is large.
+
+    Each row that is read at random takes an address translation, of which a processor keeps few.
+    """
+    room = like.new_empty(shape)
+    if room.nbytes >= _HUGE_PAGE:
+        library().handle.gatv2_prefer_huge_pages(room.data_ptr(), room.nbytes)
+    return room
+
+
 def ordered_bias(inputs: Inputs, edges: Edges) -> Tensor | None:
     """Room for biases in the order in which edges are grouped; None where those are not kept.
 
@@ -155,6 +168,7 @@ def backward_summed(
     dst_bias: Tensor | None,
     wanted: tuple[bool, bool, bool],
     ordered_bias: Tensor | None = None,
+    pair: Tensor | None = None,
 ) -> tuple[InputGrads, RowSums]:
     """Equations (4)-(9), and (11).
 
@@ -162,11 +176,12 @@ def backward_summed(
         dst_bias, ordered_bias: those of :func:`forward_biased`.
         wanted: which of the :class:`RowSums`; for those of ``x_src`` and ``x_dst`` ``needs`` has
             the gradient too.
+        pair: room for the gradients of ``x_src`` and of ``x_dst``, ``[2, ...]``.
 
     Raises:
         MemoryError: there is no room for the scratch memory.
     """
-    args, found = _backward_arguments(grads, inputs, outputs, edges, options, needs)
+    args, found = _backward_arguments(grads, inputs, outputs, edges, options, needs, pair)
     sums = RowSums(*(inputs.att.new_empty(inputs.att.numel()) if want else None for want in wanted))
     args.dst_bias, args.ordered_bias = _address(dst_bias), _address(ordered_bias)
     args.sum_grad_out, args.sum_d_x_src, args.sum_d_x_dst = map(_address, sums)
@@ -200,9 +215,13 @@ def _backward_arguments(
     edges: Edges,
     options: Options,
     needs: Needs,
+    pair: Tensor | None = None,
 ) -> tuple[ctypes.Structure, InputGrads]:
     """Those of the library, and room for what it gives."""
-    found = InputGrads(*map(_grad_of, inputs, needs))
+    if pair is None:
+        found = InputGrads(*map(_grad_of, inputs, needs))
+    else:
+        found = InputGrads(*pair.unbind(), *map(_grad_of, inputs[2:], needs[2:]))
     args = _arguments(inputs, edges, options, outputs)
     if found.x_src is not None:
         if edges.by_src is None:

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Iterator
 from ctypes import c_double, c_int64, c_void_p
 
-VERSION = 7
+VERSION = 8
 """Must equal kAbiVersion."""
 
 
@@ -83,6 +83,7 @@ FUNCTIONS: dict[str, tuple[type, ...]] = {
     "gatv2_loop_features": (c_void_p,),
     "gatv2_loop_gradients": (c_void_p,),
     "gatv2_content_hash": (c_void_p, c_int64, c_int64, c_void_p),
+    "gatv2_prefer_huge_pages": (c_void_p, c_int64),
 }
 """The functions that return a status, and their arguments."""
 

@@ -7,7 +7,7 @@
 namespace gatv2 {
 
 // Raised whenever a field or a function changes its meaning but not its place.
-constexpr int64_t kAbiVersion = 7;
+constexpr int64_t kAbiVersion = 8;
 
 // Edges of a piece of a long row: rows with more edges are cut.
 constexpr int64_t kPiece = 512;  // as in validity.py

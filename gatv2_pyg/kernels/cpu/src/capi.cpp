@@ -4,6 +4,7 @@
 #endif
 #include <stddef.h>
 
+#include "pages.h"
 #include "structure.h"
 #include "table.h"
 
@@ -223,6 +224,11 @@ GATV2_EXPORT void gatv2_philox(uint32_t* words, int64_t isa) {
 GATV2_EXPORT void gatv2_dropout(float* keep, const int64_t* ids, int64_t n, int64_t heads, double p,
                                 int64_t seed, int64_t isa) {
   kTables[isa][kFloat32]->dropout(keep, ids, n, heads, p, seed);
+}
+
+GATV2_EXPORT int64_t gatv2_prefer_huge_pages(void* memory, int64_t bytes) {
+  prefer_huge_pages(memory, (size_t)bytes);
+  return kOk;
 }
 
 // Each returns a gatv2::Status.

@@ -2,10 +2,8 @@
 #pragma once
 
 #include <stdlib.h>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
+#include "pages.h"
 #include "simd/simd.h"
 
 GATV2_BEGIN
@@ -34,19 +32,6 @@ class Buffer {
  private:
   void* memory_ = nullptr;
 };
-
-// Asks for huge pages under a large result before it is written: a page fault for each 4 KiB costs
-// more than what is written there.
-inline void prefer_huge_pages(void* memory, size_t bytes) {
-#if defined(__linux__)
-  const uintptr_t page = (uintptr_t)2 << 20;
-  const uintptr_t begin = ((uintptr_t)memory + page - 1) / page * page,
-                  end = ((uintptr_t)memory + bytes) / page * page;
-  if (memory && end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#else
-  (void)memory, (void)bytes;
-#endif
-}
 
 // A buffer that is kept for the next call if it is not large: pages the system hands out anew cost
 // more than what is written to them. One is kept for each use; calls at the same time have their
