@@ -317,7 +317,8 @@ def _gradients(
         if pair.dim() > 3:
             pair = pair.view(2, -1, att.numel())
         of_weights = pair.transpose(1, 2).bmm(x.expand(2, *x.shape))
-        own["weight_l"], own["weight_r"] = of_weights.unbind()
+        # Each in memory of its own, as all gradients.
+        own["weight_l"], own["weight_r"] = (of_weight.clone() for of_weight in of_weights.unbind())
     else:
         for side, rows in (("l", d_l), ("r", d_r)):
             if rows is not None:

@@ -368,14 +368,22 @@ def test_large_rows_give_what_small_ones_do(taken, monkeypatch, share_weights):
     assert taken == {"layer": 2, "_gradients": 2, "_gradients_of_composed": 0}
 
 
-def test_gradients_of_both_weights_may_be_changed_apart():
-    x, edge_index, _ = problem()
-    layer, _ = pair()
-    layer(x, edge_index).square().sum().backward()
-    kept = layer.lin_r.weight.grad.clone()
-    layer.lin_l.weight.grad.zero_()
-    assert kept.any()
-    torch.testing.assert_close(layer.lin_r.weight.grad, kept, rtol=0, atol=0)
+def test_gradients_share_no_memory_and_no_version():
+    x, edge_index, edge_attr = problem()
+    layer, _ = pair(edge_dim=BONDS)
+    leaves = [x.requires_grad_(), *layer.parameters()]
+    found = torch.autograd.grad(layer(x, edge_index, edge_attr).square().sum(), leaves)
+    storages = {grad.untyped_storage().data_ptr() for grad in found}
+    assert len(storages) == len(leaves)
+    for grad in found:
+        assert grad.storage_offset() == 0
+        assert grad.untyped_storage().nbytes() == grad.nbytes
+    for changed, grad in enumerate(found):
+        before = [other._version for other in found]
+        grad.mul_(2)
+        assert [other._version - old for other, old in zip(found, before, strict=True)] == [
+            at == changed for at in range(len(found))
+        ]
 
 
 @pytest.mark.parametrize("by", ["a mode", "another function"])
