@@ -368,11 +368,18 @@ def test_large_rows_give_what_small_ones_do(taken, monkeypatch, share_weights):
     assert taken == {"layer": 2, "_gradients": 2, "_gradients_of_composed": 0}
 
 
-def test_gradients_share_no_memory_and_no_version():
+@pytest.mark.parametrize("lead", [(), (2,)], ids=str)
+@pytest.mark.parametrize("bias_heads", [(), (4,)], ids=str)
+@pytest.mark.parametrize("concat", [True, False])
+@pytest.mark.parametrize("share_weights", [True, False])
+def test_gradients_share_no_memory_and_no_version(share_weights, concat, bias_heads, lead):
     x, edge_index, edge_attr = problem()
-    layer, _ = pair(edge_dim=BONDS)
-    leaves = [x.requires_grad_(), *layer.parameters()]
-    found = torch.autograd.grad(layer(x, edge_index, edge_attr).square().sum(), leaves)
+    x = x.expand(*lead, *x.shape).clone().requires_grad_()
+    attn_bias = torch.zeros(EDGES, *bias_heads, dtype=x.dtype, requires_grad=True)
+    layer, _ = pair(share_weights=share_weights, concat=concat, edge_dim=BONDS)
+    leaves = [x, attn_bias, *layer.parameters()]
+    out = layer(x, edge_index, edge_attr, attn_bias=attn_bias)
+    found = torch.autograd.grad(out.square().sum(), leaves)
     storages = {grad.untyped_storage().data_ptr() for grad in found}
     assert len(storages) == len(leaves)
     for grad in found:
