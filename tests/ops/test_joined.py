@@ -348,9 +348,14 @@ def test_large_rows_give_what_small_ones_do(taken, monkeypatch, share_weights):
     """Huge pages are asked for, and weights' gradients are products of their own."""
     x, edge_index, _ = problem()
     layer, _ = pair(share_weights=share_weights)
-    asked = []
-    handle = cpu_kernels().library().handle
+    asked, together = [], []
+    handle, backward = cpu_kernels().library().handle, cpu_kernels().backward_summed
     ask = handle.gatv2_prefer_huge_pages
+    monkeypatch.setattr(
+        cpu_kernels(),
+        "backward_summed",
+        lambda *call: together.append(call[-1] is not None) or backward(*call),
+    )
     found = []
     for large in (False, True):
         if large:
@@ -365,6 +370,7 @@ def test_large_rows_give_what_small_ones_do(taken, monkeypatch, share_weights):
         found.append([out, *torch.autograd.grad(out.square().sum(), layer.parameters())])
     agree(*found)
     assert asked == [NODES * 24 * 8] * (1 if share_weights else 2)
+    assert together == [not share_weights, False]
     assert taken == {"layer": 2, "_gradients": 2, "_gradients_of_composed": 0}
 
 
