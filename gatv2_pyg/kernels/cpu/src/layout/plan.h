@@ -10,7 +10,7 @@
 #pragma once
 
 #include "layout/memory.h"
-#include "simd/shuffle.h"
+#include "simd/partial.h"
 
 GATV2_BEGIN
 

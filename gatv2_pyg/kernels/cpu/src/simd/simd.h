@@ -102,11 +102,11 @@ struct MakeSequence<0, I...> {
 };
 
 template <class A>
-GATV2_INLINE A min_of(A a, A b) {
+GATV2_INLINE constexpr A min_of(A a, A b) {
   return b < a ? b : a;
 }
 template <class A>
-GATV2_INLINE A max_of(A a, A b) {
+GATV2_INLINE constexpr A max_of(A a, A b) {
   return a < b ? b : a;
 }
 
@@ -307,32 +307,6 @@ GATV2_INLINE void from_float(double x, double& y) { y = x; }
 
 // ---- memory
 
-// How many lanes of a vector are in use, in the form the instruction set wants it.
-struct LanesInUse {
-  int count;
-#if defined(__AVX512F__)
-  __mmask16 mask;
-  explicit LanesInUse(int n) : count(n), mask((__mmask16)((1u << n) - 1)) {}
-#else
-  explicit LanesInUse(int n) : count(n) {}
-#endif
-};
-
-// Lanes [0, used) of each run of `run` lanes, which is a power of two.
-struct HeadLanes {
-  int run, used;
-#if defined(__AVX512F__)
-  __mmask16 mask;
-#endif
-  HeadLanes(int r, int u) : run(r), used(min_of(u, r)) {
-#if defined(__AVX512F__)
-    unsigned bits = (1u << used) - 1;
-    for (int k = r; k < 16; k *= 2) bits |= bits << k;
-    mask = (__mmask16)bits;
-#endif
-  }
-};
-
 template <class T>
 using VecOf = typename Simd<Acc<T>>::V;
 
@@ -373,30 +347,7 @@ GATV2_INLINE void store_half(H* p, VF v) {
   _mm256_storeu_si256((__m256i*)p, narrow(v, (H*)0));
 }
 
-GATV2_INLINE VF load(const float* p, LanesInUse n) { return (VF)_mm512_maskz_loadu_ps(n.mask, p); }
-GATV2_INLINE VD load(const double* p, LanesInUse n) {
-  return (VD)_mm512_maskz_loadu_pd((__mmask8)n.mask, p);
-}
-GATV2_INLINE VF load(const bfloat16* p, LanesInUse n) {
-  return widen(_mm256_maskz_loadu_epi16(n.mask, p), (bfloat16*)0);
-}
-GATV2_INLINE VF load(const float16* p, LanesInUse n) {
-  return widen(_mm256_maskz_loadu_epi16(n.mask, p), (float16*)0);
-}
-GATV2_INLINE void store(float* p, VF v, LanesInUse n) {
-  _mm512_mask_storeu_ps(p, n.mask, (__m512)v);
-}
-GATV2_INLINE void store(double* p, VD v, LanesInUse n) {
-  _mm512_mask_storeu_pd(p, (__mmask8)n.mask, (__m512d)v);
-}
-GATV2_INLINE void store(bfloat16* p, VF v, LanesInUse n) {
-  _mm256_mask_storeu_epi16(p, n.mask, narrow(v, (bfloat16*)0));
-}
-GATV2_INLINE void store(float16* p, VF v, LanesInUse n) {
-  _mm256_mask_storeu_epi16(p, n.mask, narrow(v, (float16*)0));
-}
-#else
-#if defined(__AVX2__)
+#elif defined(__AVX2__)
 GATV2_INLINE VF widen(__m128i h, bfloat16*) {
   return (VF)_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16);
 }
@@ -456,105 +407,12 @@ GATV2_INLINE void store_half(H* p, VF v) {
   const Halves h = narrow(v, (H*)0);
   memcpy(p, &h, sizeof h);
 }
-// Two at once, then one.
-template <class H>
-GATV2_INLINE VF load_halves(const H* p, int count) {
-  if (count == 4) return load_half(p);
-  uint32_t two = 0;
-  if (count & 2) memcpy(&two, p, sizeof two);
-  uint64_t bits = two;
-  if (count & 1) bits |= (uint64_t)p[count & 2].bits << 16 * (count & 2);
-  Halves h;
-  memcpy(&h, &bits, sizeof h);
-  return widen(h, (H*)0);
-}
-GATV2_INLINE VF load(const bfloat16* p, LanesInUse n) { return load_halves(p, n.count); }
-GATV2_INLINE VF load(const float16* p, LanesInUse n) { return load_halves(p, n.count); }
-#endif
-
-template <class T>
-GATV2_INLINE VecOf<T> load(const T* p, LanesInUse n);
-template <class T>
-GATV2_INLINE void store(T* p, VecOf<T> v, LanesInUse n);
 #endif
 
 GATV2_INLINE VF load(const bfloat16* p) { return load_half(p); }
 GATV2_INLINE VF load(const float16* p) { return load_half(p); }
 GATV2_INLINE void store(bfloat16* p, VF v) { store_half(p, v); }
 GATV2_INLINE void store(float16* p, VF v) { store_half(p, v); }
-
-#if !defined(__AVX512F__)
-template <class T>
-GATV2_INLINE VecOf<T> load(const T* p, LanesInUse n) {
-  constexpr int W = Simd<Acc<T>>::W;
-  if (n.count == W) return load(p);
-  VecOf<T> v{};
-  for (int i = 0; i < n.count; ++i) v[i] = to_float(p[i]);
-  return v;
-}
-template <class T>
-GATV2_INLINE void store(T* p, VecOf<T> v, LanesInUse n) {
-  constexpr int W = Simd<Acc<T>>::W;
-  if (n.count == W) return store(p, v);
-  for (int i = 0; i < n.count; ++i) from_float(v[i], p[i]);
-}
-#endif
-
-// Lanes `from`, from + 1, ... of v (past the last the first again), in order, to the elements of p
-// whose bits are set.
-#if defined(__AVX512F__)
-constexpr bool kMasksAccess = true;  // an instruction may leave elements out
-GATV2_INLINE void store_elements(float* p, unsigned bits, VF v, int from) {
-  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m512 x = _mm512_maskz_permutexvar_ps(
-      0xFFFF, _mm512_add_epi32(lanes, _mm512_set1_epi32(from)), (__m512)v);
-  _mm512_mask_storeu_ps(p, (__mmask16)bits, _mm512_maskz_expand_ps((__mmask16)bits, x));
-}
-GATV2_INLINE void store_elements(double* p, unsigned bits, VD v, int from) {
-  const __m512i lanes = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
-  const __m512d x = _mm512_maskz_permutexvar_pd(
-      0xFF, _mm512_add_epi64(lanes, _mm512_set1_epi64(from)), (__m512d)v);
-  _mm512_mask_storeu_pd(p, (__mmask8)bits, _mm512_maskz_expand_pd((__mmask8)bits, x));
-}
-#else
-constexpr bool kMasksAccess = false;
-template <class A>
-GATV2_INLINE void store_elements(A* p, unsigned bits, typename Simd<A>::V v, int from) {
-  for (int i = 0; bits >> i; ++i)
-    if (bits >> i & 1) p[i] = v[from++ % Simd<A>::W];
-}
-#endif
-
-// The first lanes of v in order to the lanes in use, 0 to the others; and back.
-#if defined(__AVX512F__)
-GATV2_INLINE VF expand(VF v, const HeadLanes& h) {
-  return (VF)_mm512_maskz_expand_ps(h.mask, (__m512)v);
-}
-GATV2_INLINE VD expand(VD v, const HeadLanes& h) {
-  return (VD)_mm512_maskz_expand_pd((__mmask8)h.mask, (__m512d)v);
-}
-GATV2_INLINE VF compress(VF v, const HeadLanes& h) {
-  return (VF)_mm512_maskz_compress_ps(h.mask, (__m512)v);
-}
-GATV2_INLINE VD compress(VD v, const HeadLanes& h) {
-  return (VD)_mm512_maskz_compress_pd((__mmask8)h.mask, (__m512d)v);
-}
-#else
-template <class V>
-GATV2_INLINE V expand(V v, const HeadLanes& h) {
-  V to{};
-  for (int i = 0, k = 0; i < (int)(sizeof v / sizeof v[0]); ++i)
-    if ((i & (h.run - 1)) < h.used) to[i] = v[k++];
-  return to;
-}
-template <class V>
-GATV2_INLINE V compress(V v, const HeadLanes& h) {
-  V to{};
-  for (int i = 0, k = 0; i < (int)(sizeof v / sizeof v[0]); ++i)
-    if ((i & (h.run - 1)) < h.used) to[k++] = v[i];
-  return to;
-}
-#endif
 
 // Stores that go past the caches, to aligned memory: for results that do not fit them. Other
 // threads see them once fence_stores was called.
