@@ -359,6 +359,43 @@ void test_runs() {
   }
 }
 
+// Every run of quarters.
+template <class A, int first = 0, int end = Simd<A>::W / 4>
+void test_taken() {
+  constexpr int W = Simd<A>::W;
+  A a[W], b[W], got[W];
+  for (int k = 0; k < W; ++k) {
+    a[k] = k < first || k >= end ? (A)NAN : (A)(1 + k);
+    b[k] = (A)(100 + k);
+  }
+  store(got, take_lanes<A, first, end>(load(a)));
+  for (int k = 0; k < W; ++k)
+    EXPECT(got[k] == (k < first || k >= end ? 0 : a[k]), "take %d to %d, lane %d", first, end, k);
+  store(got, add_taken<A, first, end>(load(b), load(a)));
+  for (int k = 0; k < W; ++k)
+    EXPECT(got[k] == b[k] + (k < first || k >= end ? 0 : a[k]), "add %d to %d, lane %d", first, end,
+           k);
+  if constexpr (end < W)
+    test_taken<A, first, end + W / 4>();
+  else if constexpr (first + W / 4 < W)
+    test_taken<A, first + W / 4, first + W / 2>();
+}
+
+template <class A>
+void test_permute() {
+  constexpr int W = Simd<A>::W;
+  A a[W], got[W];
+  typename Simd<A>::I index;
+  for (int i = 0; i < 1000; ++i) {
+    for (int k = 0; k < W; ++k) {
+      a[k] = (A)k;
+      index[k] = random_bits() % W;
+    }
+    store(got, permute(load(a), index));
+    for (int k = 0; k < W; ++k) EXPECT(got[k] == index[k], "permuted lane %d", k);
+  }
+}
+
 template <class A, int N>
 void test_rows() {
   constexpr int W = Simd<A>::W;
@@ -396,6 +433,10 @@ void test_lanes() {
   constexpr int W = Simd<A>::W;
   test_pairs<A, 1>();
   test_runs<A, 1>();
+  if constexpr (FlatHeads<A>::kTaken) {
+    test_taken<A>();
+    test_permute<A>();
+  }
   test_rows<A, 2>();
   test_rows<A, 4>();
   test_rows<A, 8>();

@@ -17,12 +17,15 @@ from tests.kernels.test_accuracy import pygs, results
 cpu = importlib.import_module("gatv2_pyg.kernels.cpu")
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-# Whole vectors, shared by narrow heads, partial ones, and heads of several segments.
+# Whole vectors, shared by narrow heads, partial ones, flat rows, and heads of several segments.
 SHAPES = [
     *((heads, channels) for heads in (1, 2, 3, 8) for channels in (1, 2, 5, 7, 8, 12, 16, 20)),
     (4, 32),
     (1, 128),
     (6, 24),
+    (5, 20),
+    (7, 24),
+    (9, 12),
     (5, 3),
     (17, 4),
     (2, 130),

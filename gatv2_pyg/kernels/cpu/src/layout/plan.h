@@ -3,13 +3,13 @@
 //
 // Rows of tensors are packed ([H, C]). What a kernel holds itself (a row of its own, sums,
 // projected edge features) is padded: each head starts at a whole vector, lanes past C are 0.
-// Narrow heads share vectors: each starts at a power of two that divides a vector. An interleaved
-// plan pads to [C][head_stride] instead, the rows that are gathered too (see interleaved.h). Scores
-// of a tile lie as [edge][head_stride], so that softmax runs over full vectors of (edge, head) and
-// a lane always means the same head.
+// Narrow heads share vectors: each starts at a power of two that divides a vector. Flat rows are
+// padded at their end alone (see flat.h). An interleaved plan pads to [C][head_stride] instead, the
+// rows that are gathered too (see interleaved.h). Scores of a tile lie as [edge][head_stride], so
+// that softmax runs over full vectors of (edge, head) and a lane always means the same head.
 #pragma once
 
-#include "layout/memory.h"
+#include "layout/flat.h"
 #include "simd/partial.h"
 
 GATV2_BEGIN
@@ -17,7 +17,7 @@ GATV2_BEGIN
 struct Segment {
   int head;        // first head
   int heads;       // number of heads; where they share vectors a multiple of `sharing`
-  int vectors;     // vectors of each head: 1, 2, 4 or 8
+  int vectors;     // vectors of each head: 1, 2, 4 or 8; of flat rows those of all its heads
   int sharing;     // heads to a vector
   int channels;    // of a head
   int offset;      // of its first element in a packed row
@@ -37,6 +37,8 @@ class Plan {
   int sharing;      // heads to a vector
   int head_vectors, padded_channels, padded_row;
   bool interleaved;
+  bool flat;
+  FlatHeads<A> flat_heads;
   int num_segments = 0;
   int64_t row;       // elements of a packed row
   int64_t gathered;  // elements of a row that is gathered
@@ -49,11 +51,13 @@ class Plan {
         sharing(interleave ? 1 : sharing_of(c, head_stride)),
         head_vectors((c + W - 1) / W),
         padded_channels(head_vectors * W / sharing),
-        padded_row((h * padded_channels + W - 1) / W * W),
         interleaved(interleave),
+        flat(!interleave && FlatHeads<A>::pays(h, c)),
+        flat_heads(h, c, flat),
         row((int64_t)h * c),
         storage_((size_t)2 * h * (head_vectors / 8 + 4) * sizeof(Segment)) {
-    if (interleaved) padded_row = (c * head_stride + W - 1) / W * W;
+    if (flat) padded_channels = c;
+    padded_row = ((interleaved ? c * head_stride : h * padded_channels) + W - 1) / W * W;
     gathered = interleaved ? padded_row : row;
     if (!storage_) return;
     if (interleaved)
@@ -61,14 +65,16 @@ class Plan {
     else
       build(most_heads);
   }
-  bool ok() const { return (bool)storage_; }
+  bool ok() const { return storage_ && flat_heads.ok(); }
   const Segment* segments() const { return storage_.template get<Segment>(); }
   // A packed row of A is its own padded form.
   bool packed_is_padded() const {
     return !interleaved && padded_channels == channels && padded_row == row;
   }
   // The head of element k of a padded row.
-  int head_of(int k) const { return interleaved ? k % head_stride : k / padded_channels; }
+  int head_of(int k) const {
+    return interleaved ? k % head_stride : min_of(k / padded_channels, heads - 1);
+  }
 
   // Rows whose heads are whole vectors and 2, 4 or 8: f(heads) runs, with their number as a
   // constant.
@@ -150,6 +156,10 @@ class Plan {
                 min_of(sharing, heads - h) * channels});
       return;
     }
+    if (flat) {
+      for (int k = 0; k < padded_row; k += W) f(Place{k, k, 0, min_of(W, (int)row - k)});
+      return;
+    }
     for (int h = 0; h < heads; ++h)
       for (int v = 0; v < head_vectors; ++v)
         f(Place{(int64_t)h * channels + v * W, h * padded_channels + v * W, h,
@@ -185,6 +195,8 @@ class Plan {
   // The numbers of a vector's heads in their lanes, from [head]; a whole vector is read.
   GATV2_INLINE V by_head(const A* of_heads, const Place& at) const {
     const A* const from = of_heads + at.head;
+    if constexpr (FlatHeads<A>::kTaken)
+      if (flat) return permute(load(from), *flat_heads.lanes(at.padded / W));
     if constexpr (W > 2) {
       if (sharing == 2) return spread_runs<W / 2>(from);
       if (W > 4 && sharing == 4) return spread_runs<(W > 4 ? W / 4 : 1)>(from);
@@ -236,7 +248,23 @@ class Plan {
       h += n * sharing;
     }
   }
+  void build_flat() {
+    for (int h = 0, n; h < heads; h += n) {
+      n = min_of(FlatHeads<A>::kUnit, heads - h);
+      const int rest = n * channels % W;
+      storage_.template get<Segment>()[num_segments++] = {h,
+                                                          n,
+                                                          (n * channels + W - 1) / W,
+                                                          1,
+                                                          channels,
+                                                          h * channels,
+                                                          h * channels,
+                                                          rest ? rest : W,
+                                                          false};
+    }
+  }
   void build(int most_heads) {
+    if (flat) return build_flat();
     if (sharing > 1) return build_shared();
     const bool full = channels % W == 0;
     if (head_vectors == 1 || head_vectors == 2 ||

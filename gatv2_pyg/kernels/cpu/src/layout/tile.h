@@ -1,7 +1,7 @@
 // A tile: the edges that a micro-kernel takes at once, of one row or of several short ones.
 #pragma once
 
-#include "simd/simd.h"
+#include "layout/flat.h"
 
 GATV2_BEGIN
 
@@ -42,6 +42,7 @@ struct Weights {
   A slope;
   int head_stride;
   int padded_row;
+  const FlatHeads<A>* flat;
 };
 
 // Where rows of out go, packed; `biased` gets them with `bias`, which is padded. One of the two may

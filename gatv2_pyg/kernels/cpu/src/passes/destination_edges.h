@@ -49,8 +49,9 @@ class DestinationEdges {
     if (grad_out_) c_.prefetch_row(grad_out_ + (row + 1) * c_.plan.row);
     spread_lse(w, row);
     // (5): D = <g_i, out_i>.
-    c_.each_segment([&](const MicroTable<T>* m, const Segment& s)
-                        GATV2_LAMBDA_INLINE { m->dot(out_ + row * c_.plan.row, grad, s, w.d); });
+    c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
+      m->dot(out_ + row * c_.plan.row, grad, s, w.common, w.d);
+    });
     c_.scores.spread(w.delta, w.d, heads);
   }
   // (4) to (6) of short rows [first, last), all of whose edges are the worker's tile: leaves alpha

@@ -83,12 +83,15 @@ class Forward {
   // 0.74, but 8x16 (as many) 1.1; to 50,000 nodes 3x20 1.12; on 64,000 edges to 2,000 nodes, whose
   // copies stay in the second cache, 8x16 0.65, 8x8 0.83, to 8,000 nodes all 1.05 to 1.6; 3x20,
   // 4x20 and 8x12 0.83 to 0.93 to 5,333 nodes, 0.95 to 1 to 6,400 nodes, and 1.05 to 1.11 to 8,000.
+  // Against flat rows on 1M edges to 20,000 nodes: 4x20 0.92, 3x20 0.86, 8x12 0.75; to 5,333
+  // nodes 1.1, 1.05, 0.89; to 2,000 0.96 to 1.02.
   static bool interleaving_pays(const Arguments& args) {
     if (args.heads < 2 || args.heads > W || args.edge_dim != 0 || args.negative_slope > 1)
       return false;
     const int heads = (int)args.heads, channels = (int)args.channels;
     const Plan<A> by_head(heads, channels, 1, false), copy(heads, channels, 1, true);
-    const bool fewer = copy.padded_row < by_head.padded_row;
+    const int apart = by_head.flat ? heads * by_head.head_vectors * W : by_head.padded_row;
+    const bool fewer = copy.padded_row < apart;
     const bool cached = args.num_src * copy.padded_row * (int64_t)sizeof(T) <= kInCaches;
     const int64_t edges = Rows(args.by_dst, args.wide_index, args.num_dst).num_edges;
     if (!fewer && !cached) return false;

@@ -6,6 +6,7 @@
 #include "simd/philox.h"
 #include "tiles/bias.h"
 #include "tiles/edge_features.h"
+#include "tiles/flat.h"
 #include "tiles/interleaved.h"
 #include "tiles/short_rows.h"
 #include "tiles/softmax.h"
@@ -50,16 +51,21 @@ struct Context {
     if (dst_bias) plan.pad(dst_bias, static_cast<const A*>(a.dst_bias));
     if (a.edge_dim) weight.fill(plan, a, att + (dst_bias ? 2 : 1) * room(plan));
     for (int k = 0; k < plan.num_segments; ++k) {
-      group = max_of(group, plan.W / plan.segments()[k].heads);
-      micro[k] =
-          interleaved ? find_interleaved<T>(plan.segments()[k]) : find_micro<T>(plan.segments()[k]);
+      const Segment& segment = plan.segments()[k];
+      // Heads of flat rows that are taken together read no edges past a tile's.
+      if (!plan.flat || segment.heads == 1) group = max_of(group, plan.W / segment.heads);
+      micro[k] = interleaved ? find_interleaved<T>(segment)
+                 : plan.flat ? find_flat<T>(segment, plan.flat_heads.quarters())
+                             : find_micro<T>(segment);
     }
   }
   bool ok() const { return plan.ok() && fixed && tables && bias.ok(); }
   bool edges() const { return args.edge_dim > 0; }
   // Threads worth waking for so many edges.
   int64_t threads_for(int64_t edges) const { return edges * plan.row < 32768 ? 1 : threads; }
-  Weights<A> weights() const { return {att, slope, plan.head_stride, plan.padded_row}; }
+  Weights<A> weights() const {
+    return {att, slope, plan.head_stride, plan.padded_row, &plan.flat_heads};
+  }
   // The longest row that is taken together with others by destination. Where rows come from memory
   // short ones together hide it better; else a row alone is faster from one tile on, for its own
   // vectors stay in registers.

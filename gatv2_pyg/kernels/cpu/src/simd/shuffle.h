@@ -28,6 +28,40 @@ GATV2_INLINE typename Simd<A>::V swap_lanes(typename Simd<A>::V a) {
   return swap_lanes<bit>(a, LaneNumbers<A>());
 }
 
+// Lane i is lane index[i] of a; vectors of at least eight lanes.
+#if defined(__AVX512F__)
+GATV2_INLINE VF permute(VF a, Simd<float>::I index) {
+  return (VF)_mm512_maskz_permutexvar_ps(0xFFFF, (__m512i)index, (__m512)a);
+}
+GATV2_INLINE VD permute(VD a, Simd<double>::I index) {
+  return (VD)_mm512_maskz_permutexvar_pd(0xFF, (__m512i)index, (__m512d)a);
+}
+#elif defined(__AVX2__)
+GATV2_INLINE VF permute(VF a, Simd<float>::I index) {
+  return (VF)_mm256_permutevar8x32_ps((__m256)a, (__m256i)index);
+}
+#endif
+
+// Lanes [first, end) of a, 0 in the others; and what they are added to.
+template <class A, int first, int end>
+GATV2_INLINE typename Simd<A>::V take_lanes(typename Simd<A>::V a) {
+  constexpr int W = Simd<A>::W;
+  for (int i = 0; i < W; ++i) a[i] = i >= first && i < end ? a[i] : 0;
+  return a;
+}
+template <class A, int first, int end>
+GATV2_INLINE typename Simd<A>::V add_taken(typename Simd<A>::V sum, typename Simd<A>::V a) {
+#if defined(__AVX512F__)
+  constexpr unsigned bits = (1u << end) - (1u << first);
+  if constexpr (sizeof(A) == 4)
+    return (VF)_mm512_mask_add_ps((__m512)sum, (__mmask16)bits, (__m512)sum, (__m512)a);
+  else
+    return (VD)_mm512_mask_add_pd((__m512d)sum, (__mmask8)bits, (__m512d)sum, (__m512d)a);
+#else
+  return sum + take_lanes<A, first, end>(a);
+#endif
+}
+
 // Lane i: a[i] + a[i ^ bit] where i lacks the bit, b[i] + b[i ^ bit] where it has it.
 template <int bit, class V, int... I>
 GATV2_INLINE V combine(V a, V b, Sequence<I...>) {

@@ -85,7 +85,8 @@ GATV2_INLINE void put_scores(A* to, typename Simd<A>::V v, int e, const Segment&
 }
 
 // A segment of HB heads: of CV vectors each, or P to a vector of W / P lanes each (then CV is 1).
-template <class T, int HB, int CV, bool Ragged, int P = 1>
+// Or CV vectors of a flat row, whatever heads they hold; these have no scores here (see flat.h).
+template <class T, int HB, int CV, bool Ragged, int P = 1, bool Flat = false>
 struct Micro {
   using A = Acc<T>;
   using V = typename Simd<A>::V;
@@ -104,9 +105,13 @@ struct Micro {
   struct Access {
     LanesInUse tail;
     HeadLanes lanes;
-    int64_t step;  // from head to head, or vector to vector
-    GATV2_INLINE explicit Access(const Segment& s)
-        : tail(s.tail), lanes(S, s.channels), step(P > 1 ? P * s.channels : s.channels) {}
+    int64_t step;                      // from head to head, or vector to vector
+    const typename Simd<A>::I* heads;  // of flat rows: of each lane
+    GATV2_INLINE Access(const Segment& s, const Weights<A>& r)
+        : tail(s.tail),
+          lanes(S, s.channels),
+          step(P > 1 ? P * s.channels : s.channels),
+          heads(Flat ? r.flat->lanes(0) : nullptr) {}
     static constexpr bool partial(int v) { return Ragged && (P > 1 || v % CV == CV - 1); }
     GATV2_INLINE int64_t at(int v) const {
       return Ragged && U > 1 ? v / CV * step + v % CV * W : (int64_t)v * W;
@@ -125,21 +130,24 @@ struct Micro {
       else
         store(p + at(v), x);
     }
+    // The number of vector v's heads in their lanes, from [head].
+    GATV2_INLINE V by_head(const A* of_heads, int v) const {
+      if constexpr (Flat)
+        return permute(load(of_heads), heads[v]);
+      else if constexpr (P > 1)
+        return spread_runs<S>(of_heads + v * P);
+      else
+        return broadcast<V>(of_heads[v / CV]);
+    }
   };
-
-  // The number of vector v's heads in their lanes, from [head].
-  static GATV2_INLINE V by_head(const A* of_heads, int v) {
-    if constexpr (P > 1)
-      return spread_runs<S>(of_heads + v * P);
-    else
-      return broadcast<V>(of_heads[v / CV]);
-  }
 
   // The cache line that vector v begins, if it begins one.
   static GATV2_INLINE void prefetch_vector(const T* p, int v) {
     if (v * W * sizeof(T) % 64 == 0) prefetch(p + v * W);
   }
 
+  // Where no row is kept in registers the two kinds of tiles take the same code.
+  static constexpr TileRows kOneRowAs = kManyRegisters ? kOneRow : kShortRows;
   // Whether the row's own vectors are kept in registers while a tile of it is scored.
   static constexpr bool keeps_row(TileRows rows) { return rows == kOneRow && kManyRegisters; }
 
@@ -184,7 +192,7 @@ struct Micro {
   template <Direction D, bool Edge, TileRows R>
   static void score(const Tile<T>& t, const Segment& seg, const Weights<A>& r, A* s, A* d) {
     const A* const projected = Edge ? t.projected + seg.padded : nullptr;
-    const Access access(seg);
+    const Access access(seg, r);
     const V slope = broadcast<V>(r.slope);
     Shared shared;
     GATV2_UNROLL
@@ -268,8 +276,8 @@ struct Micro {
   }
 
   // d[h] = <grad, x> for a packed row x and a padded row grad.
-  static void dot(const A* x, const A* grad, const Segment& seg, A* d) {
-    const Access access(seg);
+  static void dot(const A* x, const A* grad, const Segment& seg, const Weights<A>& r, A* d) {
+    const Access access(seg, r);
     V sums = reduce<A, U, S, 0, 1>([&](auto u) GATV2_LAMBDA_INLINE {
       V sum{};
       GATV2_UNROLL
@@ -291,7 +299,7 @@ struct Micro {
       GATV2_UNROLL
       for (int v = 0; v < N; ++v) {
         if (kSpread && v % 2) prefetch_vector(next, v);
-        sum[v] = fma(by_head(we, v), access.get(x, v), sum[v]);
+        sum[v] = fma(access.by_head(we, v), access.get(x, v), sum[v]);
       }
     }
   }
@@ -299,18 +307,19 @@ struct Micro {
   // (3): acc = acc * scale + sum_e p[e][h] x_src; the first tile of a row starts from 0.
   static void accumulate_forward(const Tile<T>& t, const Segment& seg, const Weights<A>& r,
                                  const A* p, const A* scale, A* acc) {
+    const Access access(seg, r);
     V sum[N];
     GATV2_UNROLL
     for (int v = 0; v < N; ++v)
-      sum[v] = scale ? load(acc + seg.padded + v * W) * by_head(scale + seg.head, v) : V{};
-    add_rows(t, seg, Access(seg), p, r.head_stride, 0, t.n, sum);
+      sum[v] = scale ? load(acc + seg.padded + v * W) * access.by_head(scale + seg.head, v) : V{};
+    add_rows(t, seg, access, p, r.head_stride, 0, t.n, sum);
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) store(acc + seg.padded + v * W, sum[v]);
   }
   // (3) of short rows, alpha[e][h] at hand.
   static void forward_rows(const Tile<T>& t, const Segment& seg, const Weights<A>& r,
                            const A* alpha, const ForwardOut<A>& out) {
-    const Access access(seg);
+    const Access access(seg, r);
     for (int row = 0; row < t.num_rows; ++row) {
       V sum[N];
       GATV2_UNROLL
@@ -362,7 +371,7 @@ struct Micro {
         if constexpr (Edge) z += load(t.projected + (int64_t)e * r.padded_row + seg.padded + v * W);
         const auto above = above_zero(z);
         store_mask(masks + v * kMaskBytes<A>, above);
-        const V w = select(above, one, slope) * by_head(de, v);
+        const V w = select(above, one, slope) * access.by_head(de, v);
         if constexpr (Edge)
           if (t.slopes) store(t.slopes + (int64_t)e * r.padded_row + seg.padded + v * W, w);
         slope_sum[v] += w;
@@ -373,10 +382,11 @@ struct Micro {
   template <bool Edge>
   static void accumulate_by_destination(const Tile<T>& t, const Segment& seg, const Weights<A>& r,
                                         const A* ds, A* slope_sum, A* leaky_sum) {
+    const Access access(seg, r);
     V a[N], b[N];
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) a[v] = b[v] = V{};
-    add_slopes<Edge>(t, seg, Access(seg), r, ds, 0, t.n, a, b);
+    add_slopes<Edge>(t, seg, access, r, ds, 0, t.n, a, b);
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) {
       add(slope_sum + seg.padded + v * W, a[v]);
@@ -387,7 +397,7 @@ struct Micro {
   template <bool Edge>
   static void destination_rows(const Tile<T>& t, const Segment& seg, const Weights<A>& r,
                                const A* ds, const RowsOut<T>& out, A* leaky_sum) {
-    const Access access(seg);
+    const Access access(seg, r);
     V b[N];
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) b[v] = V{};
@@ -433,19 +443,20 @@ struct Micro {
       GATV2_UNROLL
       for (int v = 0; v < N; ++v) {
         prefetch_vector(next, v);
-        grad_sum[v] = fma(by_head(keep_alpha, v), access.get(g, v), grad_sum[v]);
+        grad_sum[v] = fma(access.by_head(keep_alpha, v), access.get(g, v), grad_sum[v]);
         slope_sum[v] =
-            fma(by_head(ds, v), select(load_mask<A>(masks + v * kMaskBytes<A>), one, slope),
+            fma(access.by_head(ds, v), select(load_mask<A>(masks + v * kMaskBytes<A>), one, slope),
                 slope_sum[v]);
       }
     }
   }
   static void accumulate_by_source(const Tile<T>& t, const Segment& seg, const Weights<A>& r,
                                    A* grad_sum, A* slope_sum) {
+    const Access access(seg, r);
     V a[N], b[N];
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) a[v] = b[v] = V{};
-    add_records(t, seg, Access(seg), r, 0, t.n, a, b);
+    add_records(t, seg, access, r, 0, t.n, a, b);
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) {
       add(grad_sum + seg.padded + v * W, a[v]);
@@ -456,7 +467,7 @@ struct Micro {
   template <class E>
   static void source_rows(const Tile<T>& t, const Segment& seg, const Weights<A>& r,
                           const RowsOut<E>& out) {
-    const Access access(seg);
+    const Access access(seg, r);
     for (int row = 0; row < t.num_rows; ++row) {
       E* const to = out.first + row * out.row + seg.offset;
       V a[N], b[N];
@@ -479,7 +490,7 @@ struct MicroTable {
   using A = Acc<T>;
   // [Direction][TileRows]
   void (*score[2][2][2])(const Tile<T>&, const Segment&, const Weights<A>&, A* s, A* d);
-  void (*dot)(const A* x, const A* grad, const Segment&, A* d);
+  void (*dot)(const A* x, const A* grad, const Segment&, const Weights<A>&, A* d);
   void (*accumulate_forward)(const Tile<T>&, const Segment&, const Weights<A>&, const A* p,
                              const A* scale, A* acc);
   void (*accumulate_by_destination[2])(const Tile<T>&, const Segment&, const Weights<A>&,
@@ -495,20 +506,19 @@ struct MicroTable {
   void (*source_rows_wide)(const Tile<T>&, const Segment&, const Weights<A>&, const RowsOut<A>&);
 };
 
-template <class T, int HB, int CV, bool Ragged, int P = 1>
-const MicroTable<T>* micro_table() {
-  using M = Micro<T, HB, CV, Ragged, P>;
+// M adds up rows, S scores them.
+template <class T, class M, class S>
+const MicroTable<T>* table_of() {
   using A = Acc<T>;
-  // Where no row is kept in registers the two kinds of tiles take the same code.
-  constexpr TileRows one = kManyRegisters ? kOneRow : kShortRows, several = kShortRows;
+  constexpr TileRows one = S::kOneRowAs, several = kShortRows;
   static constexpr MicroTable<T> table = {
-      {{{M::template score<kForward, false, one>, M::template score<kForward, true, one>},
-        {M::template score<kForward, false, several>, M::template score<kForward, true, several>}},
-       {{M::template score<kByDestination, false, one>,
-         M::template score<kByDestination, true, one>},
-        {M::template score<kByDestination, false, several>,
-         M::template score<kByDestination, true, several>}}},
-      M::dot,
+      {{{S::template score<kForward, false, one>, S::template score<kForward, true, one>},
+        {S::template score<kForward, false, several>, S::template score<kForward, true, several>}},
+       {{S::template score<kByDestination, false, one>,
+         S::template score<kByDestination, true, one>},
+        {S::template score<kByDestination, false, several>,
+         S::template score<kByDestination, true, several>}}},
+      S::dot,
       M::accumulate_forward,
       {M::template accumulate_by_destination<false>, M::template accumulate_by_destination<true>},
       M::accumulate_by_source,
@@ -517,6 +527,11 @@ const MicroTable<T>* micro_table() {
       M::template source_rows<T>,
       M::template source_rows<A>};
   return &table;
+}
+template <class T, int HB, int CV, bool Ragged, int P = 1>
+const MicroTable<T>* micro_table() {
+  using M = Micro<T, HB, CV, Ragged, P>;
+  return table_of<T, M, M>();
 }
 
 // The most heads a segment may have. Several at once pay where a reduction takes many vectors; the

@@ -1,0 +1,125 @@
+// Micro-kernels of flat rows: what adds up rows permutes the numbers of heads to their lanes, and a
+// score takes up to four heads at once, whose places in their vectors are constants.
+#pragma once
+
+#include "tiles/micro.h"
+
+GATV2_BEGIN
+
+// H heads of Q quarters of a vector.
+template <class T, int H, int Q>
+struct FlatScore {
+  using A = Acc<T>;
+  using V = typename Simd<A>::V;
+  static constexpr int W = Simd<A>::W;
+  static constexpr int N = (H * Q + 3) / 4;  // vectors
+  static constexpr bool Ragged = H * Q % 4 != 0;
+  static constexpr int group = W / H;  // edges
+  static constexpr TileRows kOneRowAs = kShortRows;
+
+  template <class E>
+  static GATV2_INLINE V get(const E* p, int v, const LanesInUse& tail) {
+    return Ragged && v == N - 1 ? load(p + v * W, tail) : load(p + v * W);
+  }
+  // A vector that adds up to what vectors of the row hold of head h: its parts in them from v on.
+  template <int h, int v = h* Q / 4>
+  static GATV2_INLINE V head(const V (&row)[N], V sum = V{}) {
+    constexpr int first = max_of(0, h * Q - v * 4) * W / 4;
+    constexpr int end = min_of(4, (h + 1) * Q - v * 4) * W / 4;
+    if constexpr (v == h * Q / 4)
+      sum = take_lanes<A, first, end>(row[v]);
+    else
+      sum = add_taken<A, first, end>(sum, row[v]);
+    if constexpr ((v + 1) * 4 < (h + 1) * Q)
+      return head<h, v + 1>(row, sum);
+    else
+      return sum;
+  }
+  template <int h = 0>
+  static GATV2_INLINE void each_head(const V (&row)[N], V* to) {
+    to[h] = head<h>(row);
+    if constexpr (h + 1 < H) each_head<h + 1>(row, to);
+  }
+
+  // (2) and (4) for a tile: s[e][h] = <att, LeakyReLU(z)>, d[e][h] = <g, x_src>.
+  template <Direction D, bool Edge, TileRows>
+  static void score(const Tile<T>& t, const Segment& seg, const Weights<A>& r, A* s, A* d) {
+    const V slope = broadcast<V>(r.slope);
+    const LanesInUse tail(seg.tail);
+    V att[N], of_s[W], of_d[W];
+    GATV2_UNROLL
+    for (int v = 0; v < N; ++v) att[v] = load(r.att + seg.padded + v * W);
+    GATV2_UNROLL
+    for (int k = H * group; k < W; ++k) of_s[k] = of_d[k] = V{};
+#pragma GCC unroll 1
+    for (int e0 = 0; e0 < t.n; e0 += group) {
+      const int count = min_of(group, t.n - e0);
+#pragma GCC unroll 1
+      for (int k = 0; k < count; ++k) {
+        const int e = e0 + k;
+        const T* const x = one_address(t.rows[e] + seg.offset);
+        const T* const next = one_address(t.next_rows[e] + seg.offset);
+        const A* const own = one_address(t.own[e] + seg.padded);
+        const A* const grad = D == kForward ? nullptr : one_address(t.grad[e] + seg.padded);
+        const A* const projected =
+            Edge ? t.projected + (int64_t)e * r.padded_row + seg.padded : nullptr;
+        V s_terms[N], d_terms[N];
+        GATV2_UNROLL
+        for (int v = 0; v < N; ++v) {
+          // The other lines with the sums.
+          if (v % 2 == 0 && v * W * sizeof(T) % 64 == 0) prefetch(next + v * W);
+          const V xv = get(x, v, tail);
+          V z = xv + load(own + v * W);
+          if constexpr (Edge) z += load(projected + v * W);
+          s_terms[v] = (z > V{} ? z : z * slope) * att[v];
+          if constexpr (D != kForward) d_terms[v] = xv * load(grad + v * W);
+        }
+        each_head(s_terms, of_s + k * H);
+        if constexpr (D != kForward) each_head(d_terms, of_d + k * H);
+      }
+      for (int k = count * H; k < group * H; ++k) of_s[k] = of_d[k] = V{};
+      put_scores<A, H * group, H>(s, reduce_stored<A, W>(of_s), e0, seg, r.head_stride);
+      if constexpr (D != kForward)
+        put_scores<A, H * group, H>(d, reduce_stored<A, W>(of_d), e0, seg, r.head_stride);
+    }
+  }
+
+  // d[h] = <grad, x> for a packed row x and a padded row grad.
+  static void dot(const A* x, const A* grad, const Segment& seg, const Weights<A>&, A* d) {
+    const LanesInUse tail(seg.tail);
+    V terms[N], sums[W] = {};
+    GATV2_UNROLL
+    for (int v = 0; v < N; ++v)
+      terms[v] = get(x + seg.offset, v, tail) * load(grad + seg.padded + v * W);
+    each_head(terms, sums);
+    scatter_scores<A>(d + seg.head, reduce_stored<A, W>(sums), 1, H, 0, false);
+  }
+};
+
+template <class T, int H, int Q>
+const MicroTable<T>* flat_table() {
+  using S = FlatScore<T, H, Q>;
+  return table_of<T, Micro<T, 1, S::N, S::Ragged, 1, true>, S>();
+}
+
+template <class T, int Q>
+const MicroTable<T>* find_flat_heads(const Segment& s) {
+  switch (s.heads) {
+    case 1: return micro_table<T, 1, (Q + 3) / 4, true>();
+    case 2: return flat_table<T, 2, Q>();
+    case 3: return flat_table<T, 3, Q>();
+    default: return flat_table<T, 4, Q>();
+  }
+}
+
+template <class T>
+const MicroTable<T>* find_flat(const Segment& s, int quarters) {
+  if constexpr (FlatHeads<Acc<T>>::kTaken) {
+    if (quarters == 3) return find_flat_heads<T, 3>(s);
+    if (quarters == 5) return find_flat_heads<T, 5>(s);
+    if (quarters == 6) return find_flat_heads<T, 6>(s);
+  }
+  return nullptr;
+}
+
+GATV2_END

@@ -1,0 +1,66 @@
+"""Rows whose vectors hold parts of two heads, on the instruction sets that have them."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+
+from tests.kernels.cases import run
+from tests.kernels.cpu.test_degrees import DTYPES, problem_of
+from tests.kernels.cpu.test_passes import assert_right, assert_same, needs_library
+
+cpu = importlib.import_module("gatv2_pyg.kernels.cpu")
+
+pytestmark = [needs_library, pytest.mark.usefixtures("isa")]
+
+# 3, 5 and 6 quarters of a vector of 8 lanes (float32 with AVX2, float64 with AVX-512) and of 16.
+CHANNELS = (6, 10, 12, 20, 24)
+# Whole units of four heads, what remains of one, and a head by itself; more heads than lanes.
+HEADS = (2, 3, 4, 5, 7, 8, 9, 17)
+# Tiles of short rows that end with any number of edges, whole rows, and one that is cut.
+DEGREES = [1, 2, 3, 0, 5, 17, 1, 64, 4, 65, 7, 530, 2, 16, 31, 1, 1, 9]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("heads", HEADS)
+def test_every_number_of_heads(heads, channels, dtype):
+    options = {"edge_dim": 3, "grad_alpha": True} if heads % 2 else {"bias": "head"}
+    problem = problem_of(DEGREES, (heads, channels), dtype, dropout=0.3, **options)
+    assert_right(problem, run(cpu, problem), factor=4.0, scale=1.0, beside_autograd=True)
+
+
+@pytest.mark.parametrize("what", ["nan", "inf"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(2, 12), (3, 20), (5, 24), (7, 10), (4, 6)], ids=str)
+def test_what_is_not_finite_stays_in_its_head(shape, dtype, what):
+    """Heads that share a vector with one of NaN or infinite features don't see them."""
+    heads = shape[0]
+    problem = problem_of([2, 3, 1, 4, 0, 5, 70], shape, dtype)
+    want = run(cpu, problem)
+    for head in range(heads):
+        for name, row in (("x_src", 1), ("x_dst", 6), ("grad_out", 3)):
+            value = getattr(problem, name).clone()
+            value[row, head] = float(what)
+            got = run(cpu, problem._replace(**{name: value}))
+            others = [h for h in range(heads) if h != head]
+            for key in ("out", "grad x_src", "grad x_dst"):
+                assert torch.equal(got[key][:, others], want[key][:, others]), key
+            assert torch.equal(got["lse"][:, others], want["lse"][:, others])
+            assert torch.equal(got["grad att"][others], want["grad att"][others])
+            key = "grad x_src" if name == "grad_out" else "out"
+            assert not got[key][:, head].isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(3, 20), (6, 24), (8, 12), (5, 6), (7, 10)], ids=str)
+def test_bits_do_not_depend_on_threads(shape, threads):
+    degrees = [(7 * k) % 41 for k in range(300)]
+    problem = problem_of(degrees, shape, torch.float32)
+    results = []
+    for count in (1, 2, 3):
+        threads(count)
+        results.append(run(cpu, problem))
+    for other in results[1:]:
+        assert_same(other, results[0])
