@@ -256,8 +256,19 @@ GATV2_INLINE VF load(const bfloat16* p, LanesInUse n) { return load_halves(p, n.
 GATV2_INLINE VF load(const float16* p, LanesInUse n) { return load_halves(p, n.count); }
 template <class H>
 GATV2_INLINE void store(H* p, VF v, LanesInUse n) {
-  if (n.count == Simd<float>::W) return store(p, v);
-  for (int i = 0; i < n.count; ++i) from_float(v[i], p[i]);
+  constexpr int W = Simd<float>::W;
+  if (n.count == W) return store(p, v);
+  H all[W];
+  store(all, v);
+  const H* from = all;
+  auto put = [&](int count) GATV2_LAMBDA_INLINE {
+    memcpy(p, from, count * sizeof *p);
+    p += count;
+    from += count;
+  };
+  if (W > 4 && n.count & 4) put(4);
+  if (n.count & 2) put(2);
+  if (n.count & 1) put(1);
 }
 
 #endif

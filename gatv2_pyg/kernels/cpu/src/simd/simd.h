@@ -356,12 +356,19 @@ template <class H>
 GATV2_INLINE VF load_half(const H* p) {
   return widen(_mm_loadu_si128((const __m128i*)p), (H*)0);
 }
-GATV2_INLINE void store_half(float16* p, VF v) {
-  _mm_storeu_si128((__m128i*)p,
-                   _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+GATV2_INLINE __m128i narrow(VF v, bfloat16*) {
+  typedef uint32_t U __attribute__((vector_size(32)));
+  const U u = (U)v;
+  const U rounded = (u + 0x7FFF + ((u >> 16) & 1)) >> 16;
+  const __m256i bits = (__m256i)(v == v ? rounded : U{} + 0x7FC0);
+  return _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
 }
-GATV2_INLINE void store_half(bfloat16* p, VF v) {
-  for (int i = 0; i < Simd<float>::W; ++i) from_float(v[i], p[i]);
+GATV2_INLINE __m128i narrow(VF v, float16*) {
+  return _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+template <class H>
+GATV2_INLINE void store_half(H* p, VF v) {
+  _mm_storeu_si128((__m128i*)p, narrow(v, (H*)0));
 }
 #else
 typedef uint16_t Halves __attribute__((vector_size(8)));
