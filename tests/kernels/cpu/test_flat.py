@@ -18,7 +18,7 @@ pytestmark = [needs_library, pytest.mark.usefixtures("isa")]
 # 3, 5 and 6 quarters of a vector of 8 lanes (float32 with AVX2, float64 with AVX-512) and of 16.
 CHANNELS = (6, 10, 12, 20, 24)
 # Whole units of four heads, what remains of one, and a head by itself; more heads than lanes.
-HEADS = (2, 3, 4, 5, 7, 8, 9, 17)
+HEADS = (2, 3, 4, 5, 6, 7, 8, 9, 17)
 # Tiles of short rows that end with any number of edges, whole rows, and one that is cut.
 DEGREES = [1, 2, 3, 0, 5, 17, 1, 64, 4, 65, 7, 530, 2, 16, 31, 1, 1, 9]
 
@@ -30,6 +30,26 @@ def test_every_number_of_heads(heads, channels, dtype):
     options = {"edge_dim": 3, "grad_alpha": True} if heads % 2 else {"bias": "head"}
     problem = problem_of(DEGREES, (heads, channels), dtype, dropout=0.3, **options)
     assert_right(problem, run(cpu, problem), factor=4.0, scale=1.0, beside_autograd=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(7, 12), (6, 20), (6, 10), (7, 6), (3, 24), (15, 12)], ids=str)
+def test_lanes_of_no_head_reach_no_gradient_of_edge_features(shape, dtype):
+    """Short rows and whole ones in turn: lanes past the heads are scratch of those before."""
+    problem = problem_of([20, 70] * 4, shape, dtype, edge_dim=2)
+    for _ in range(3):
+        got = run(cpu, problem)
+        assert all(value.isfinite().all() for value in got.values())
+    assert_right(problem, got, factor=4.0, scale=1.0, beside_autograd=True)
+
+
+@pytest.mark.parametrize("num_edges", [1, 2, 3, 18])
+@pytest.mark.parametrize("shape", [(5, 20), (5, 24), (9, 12), (5, 10), (9, 6)], ids=str)
+def test_a_head_by_itself(shape, num_edges):
+    """It has fewer edges than are scored at once."""
+    for degrees in ([num_edges], [num_edges] * 3):
+        problem = problem_of(degrees, shape, torch.float32)
+        assert_right(problem, run(cpu, problem), factor=4.0, scale=1.0, beside_autograd=True)
 
 
 @pytest.mark.parametrize("what", ["nan", "inf"])

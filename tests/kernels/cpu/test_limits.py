@@ -230,45 +230,6 @@ def test_rows_beyond_four_gibibytes(dtype):
 
 
 @linux
-def test_nothing_is_read_beyond_the_indices():
-    """The page after each index tensor can't be read."""
-    in_a_process(
-        """
-        import ctypes, mmap
-        import torch
-        from gatv2_pyg.kernels import cpu
-        from gatv2_pyg.kernels.contract import Rows
-        from tests.kernels.cases import Case, build, cast, run
-
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.mprotect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-        kept = []
-
-        def guarded(value):
-            page, size = mmap.PAGESIZE, value.numel() * value.element_size()
-            whole = -(-max(size, 1) // page) * page
-            memory = mmap.mmap(-1, whole + page)
-            address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-            assert libc.mprotect(address + whole, page, 0) == 0
-            kept.append(memory)
-            if value.numel() == 0:
-                return value
-            parts = torch.frombuffer(memory, dtype=value.dtype, count=value.numel(),
-                                     offset=whole - size)
-            parts.copy_(value.reshape(-1))
-            return parts.view(value.shape)
-
-        for options in ({}, {"heads": 8}, {"hub": 700}, {"edge_dim": 3, "dropout": 0.2},
-                        {"num_edges": 17}, {"num_edges": 3}, {"heads": 8, "blocks": 3}):
-            for dtype in (torch.int32, torch.int64):
-                p = cast(build(Case(index_dtype=dtype, **options)), torch.float32)
-                rows = [Rows(*map(guarded, rows)) for rows in (p.by_dst, p.by_src)]
-                run(cpu, p._replace(by_dst=rows[0], by_src=rows[1]))
-        """
-    )
-
-
-@linux
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_too_little_memory_is_a_memory_error(direction):
     """Of a call, in a process that may map no more."""

@@ -28,13 +28,18 @@ class FlatHeads {
       : quarters_(channels * 4 / W), storage_(used ? sizeof(I) * vectors_of(heads * channels) : 0) {
     if (!used || !storage_) return;
     I* const lanes = storage_.template get<I>();
-    for (int k = 0; k < vectors_of(heads * channels) * W; ++k)
-      lanes[k / W][k % W] = min_of(k / channels, heads - 1);
+    for (int k = 0; k < vectors_of(heads * channels) * W; ++k) {
+      // Past the row it is the last head's: lanes of no head hold anything.
+      const int head = min_of(k / channels, heads - 1);
+      lanes[k / W][k % W] = head - first_head(head);
+    }
   }
   bool ok() const { return (bool)storage_; }
   // Of a vector that a head takes.
   int quarters() const { return quarters_; }
-  // The head of each lane of the vectors from v on; in another unit the lanes lie alike.
+  // The first head of a head's unit.
+  static int first_head(int head) { return head / kUnit * kUnit; }
+  // Which head of its unit each lane belongs to, of the vectors from v on.
   const I* lanes(int v) const { return storage_.template get<I>() + v; }
 
  private:

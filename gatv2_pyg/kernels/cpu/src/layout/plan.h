@@ -145,7 +145,7 @@ class Plan {
   struct Place {
     int64_t packed;  // its first element in a packed row
     int padded;      // the same in a padded row
-    int head;        // its first head
+    int head;        // its first head; of a flat row that of its unit
     int count;       // elements
   };
   template <class F>
@@ -157,7 +157,8 @@ class Plan {
       return;
     }
     if (flat) {
-      for (int k = 0; k < padded_row; k += W) f(Place{k, k, 0, min_of(W, (int)row - k)});
+      for (int k = 0; k < padded_row; k += W)
+        f(Place{k, k, FlatHeads<A>::first_head(k / channels), min_of(W, (int)row - k)});
       return;
     }
     for (int h = 0; h < heads; ++h)

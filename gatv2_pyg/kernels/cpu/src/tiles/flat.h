@@ -66,7 +66,7 @@ struct FlatScore {
         V s_terms[N], d_terms[N];
         GATV2_UNROLL
         for (int v = 0; v < N; ++v) {
-          // The other lines with the sums.
+          // Every other vector's line; the rest with the sums.
           if (v % 2 == 0 && v * W * sizeof(T) % 64 == 0) prefetch(next + v * W);
           const V xv = get(x, v, tail);
           V z = xv + load(own + v * W);

@@ -106,12 +106,12 @@ struct Micro {
     LanesInUse tail;
     HeadLanes lanes;
     int64_t step;                      // from head to head, or vector to vector
-    const typename Simd<A>::I* heads;  // of flat rows: of each lane
+    const typename Simd<A>::I* heads;  // of flat rows: see FlatHeads::lanes
     GATV2_INLINE Access(const Segment& s, const Weights<A>& r)
         : tail(s.tail),
           lanes(S, s.channels),
           step(P > 1 ? P * s.channels : s.channels),
-          heads(Flat ? r.flat->lanes(0) : nullptr) {}
+          heads(Flat ? r.flat->lanes(s.padded / W) : nullptr) {}
     static constexpr bool partial(int v) { return Ragged && (P > 1 || v % CV == CV - 1); }
     GATV2_INLINE int64_t at(int v) const {
       return Ragged && U > 1 ? v / CV * step + v % CV * W : (int64_t)v * W;
