@@ -33,7 +33,15 @@ def test_every_number_of_heads(heads, channels, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(7, 12), (6, 20), (6, 10), (7, 6), (3, 24), (15, 12)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *((7, 12), (6, 20), (6, 10), (7, 6), (3, 24), (15, 12)),
+        # Heads that share vectors, padded ones, and several segments.
+        *((3, 2), (3, 4), (7, 3), (5, 5), (11, 2), (3, 7), (7, 9), (5, 17), (3, 130)),
+    ],
+    ids=str,
+)
 def test_lanes_of_no_head_reach_no_gradient_of_edge_features(shape, dtype):
     """Short rows and whole ones in turn: lanes past the heads are scratch of those before."""
     problem = problem_of([20, 70] * 4, shape, dtype, edge_dim=2)
