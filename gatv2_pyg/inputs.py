@@ -179,6 +179,7 @@ def _plainly_fits(x, lin) -> bool:
         and x.device == weight.device
         and x.layout is torch.strided
         and x.dim() > 1
+        and weight.dim() == 2
         and x.size(-1) == weight.size(1)
     )
 
@@ -229,6 +230,16 @@ def check_edge_attr(layer, edge_attr: Tensor | None, edge_index: Adj) -> None:
                 "Expected 'edge_index' to have no values that are edge features, since the layer "
                 "was made without 'edge_dim'"
             )
+        return
+    lin_edge = layer._modules.get("lin_edge")
+    if (
+        type(edge_index) is Tensor
+        and edge_index.layout is torch.strided
+        and lin_edge is not None
+        and _plainly_fits(edge_attr, lin_edge)
+        and edge_attr.dim() == 2
+        and edge_attr.size(0) == edge_index.size(1)
+    ):
         return
     if layer.edge_dim is None:
         raise ValueError(

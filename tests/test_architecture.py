@@ -25,7 +25,7 @@ ROOMS = [
 
 BENEATH_ALL = {
     "kernels",
-    *(f"kernels.{name}" for name in ("contract", "locks", "plain", "validity")),
+    *(f"kernels.{name}" for name in ("built", "contract", "locks", "plain", "validity")),
 }
 """What is imported of the kernels; each set of them is loaded when it is first called."""
 

@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 _MAX_PER_TENSOR = 8
 _MAX_RECENT = 4
 _FEW_BYTES = 16 << 10
-"""Up to which the indices themselves are kept and compared, which takes less than a hash."""
+"""Up to which the numbers themselves are kept and compared, which takes less than a hash."""
 
 _NUMBERS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -100,7 +100,9 @@ def recent(key: Hashable, build: Callable[[], Value]) -> Value:
 
 
 def content_of(values: Tensor, most: int) -> Hashable | None:
-    """What tells numbers on the CPU from others, by a hash; None: keep nothing made of them.
+    """What tells numbers on the CPU from others, if few those themselves, else a hash of them.
+
+    None: keep nothing made of them.
 
     What is kept must be no one's gradient, and such that any later call can take it.
 
@@ -125,7 +127,13 @@ def content_of(values: Tensor, most: int) -> Hashable | None:
     compiled = kernels.cpu_kernels()
     if compiled is None:
         return None
-    return values.dtype, values.shape, compiled.hash_of_bits(values)
+    return values.dtype, values.shape, _bits(values) or compiled.hash_of_bits(values)
+
+
+def _bits(values: Tensor) -> bytes | None:
+    """Contiguous numbers on the CPU themselves, where they are few."""
+    size = values.nbytes
+    return ctypes.string_at(values.data_ptr(), size) if 0 < size <= _FEW_BYTES else None
 
 
 def _state(key: Tensor) -> Hashable | None:
@@ -153,9 +161,9 @@ def _state_of_rows(indices: Tensor) -> Hashable | None:
     compiled = kernels.cpu_kernels()
     if compiled is None:
         return None
-    size = indices.numel() * indices.element_size()
-    if 0 < size <= _FEW_BYTES and indices.is_contiguous():
-        return indices.shape, indices.dtype, ctypes.string_at(indices.data_ptr(), size)
+    few = _bits(indices) if indices.is_contiguous() else None
+    if few is not None:
+        return indices.shape, indices.dtype, few
     return indices.shape, compiled.hash_of_rows(indices)
 
 

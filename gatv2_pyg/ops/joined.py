@@ -13,9 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gatv2_pyg.kernels.contract import Edges, Inputs, Needs, Options, OutputGrads, Outputs
+from gatv2_pyg.kernels.contract import (
+    Edges,
+    Inputs,
+    Needs,
+    Options,
+    OutputGrads,
+    Outputs,
+    Rows,
+)
 from gatv2_pyg.kernels.plain import are_plain, unwrapped
-from gatv2_pyg.ops import direct, operators
+from gatv2_pyg.ops import direct, native, operators
 
 
 class Arguments(NamedTuple):
@@ -113,9 +121,23 @@ def _is_followed(arguments: Arguments) -> bool:
 
 def layer(arguments: Arguments, edges: Edges, options: Options, concat: bool) -> Tensor:
     """``[*, N, H * C]``, or ``[*, N, C]``, for what :func:`fits`."""
+    step = native.layer_step() if _fits_native(arguments, concat) else None
+    if step is not None:
+        by_dst, by_src, num_ids = edges
+        slope, dropout, seed = options
+        return step(*arguments[:-1], by_dst, by_src or (), num_ids, slope, dropout, int(seed))
     if _is_followed(arguments):
         return _Joined.apply(edges, options, concat, *arguments)
     return _attended(arguments, edges, options, concat, keep=False)[0]
+
+
+def _fits_native(arguments: Arguments, concat: bool) -> bool:
+    """Whether the step in C++ takes such a call: no batch, no biases of edges, one bias by head."""
+    return (
+        arguments.x.dim() == 2
+        and arguments.attn_bias is None
+        and _has_bias_by_head(concat, arguments)
+    )
 
 
 def _averaged(out: Tensor, arguments: Arguments) -> Tensor:
@@ -353,3 +375,27 @@ def _gradients_of_composed(
     wanted = [value for name, value in given.items() if value is not None and needs[name]]
     found = iter(torch.autograd.grad(result, wanted, grad, create_graph=differentiable))
     return [next(found) if need else None for need in needs.values()]
+
+
+_lib = torch.library.Library("gatv2_pyg", "FRAGMENT")
+# What the step in C++ calls where its own backward would not do.
+_lib.define(
+    "layer_gradients(Tensor grad, Tensor x, Tensor weight_l, Tensor? bias_l, Tensor? weight_r, "
+    "Tensor? bias_r, Tensor att, Tensor bias, Tensor? edge_attr, Tensor? edge_weight, "
+    "Tensor[] by_dst, Tensor[] by_src, int num_ids, float negative_slope, float dropout, int seed, "
+    "bool[] needs) -> Tensor[]"
+)
+
+
+def _layer_gradients(grad: Tensor, *flat: Any) -> list[Tensor]:
+    *tensors, by_dst, by_src, num_ids, slope, dropout, seed, needed = flat
+    arguments = Arguments._make((*tensors, None))
+    needs = dict(zip(Arguments._fields, (*needed, False), strict=True))
+    edges = Edges(Rows(*by_dst), Rows(*by_src) if by_src else None, num_ids)
+    options = Options(slope, dropout, torch.tensor(seed))
+    with torch.autocast("cpu", enabled=False), torch._C.DisableTorchFunction():
+        found = _gradients_of_composed(grad, arguments, needs, edges, options, True)
+    return [value for value in found if value is not None]
+
+
+_lib.impl("layer_gradients", _layer_gradients, "CPU")

@@ -20,7 +20,10 @@ from gatv2_pyg.graph.adjacency import Neighbours
 from gatv2_pyg.kernels import cpu_kernels
 from gatv2_pyg.ops import joined
 
-pytestmark = pytest.mark.skipif(cpu_kernels() is None, reason="no compiled CPU kernels")
+pytestmark = [
+    pytest.mark.skipif(cpu_kernels() is None, reason="no compiled CPU kernels"),
+    pytest.mark.usefixtures("way"),
+]
 
 LINEAR = F.linear
 NODES, EDGES, FEATURES, BONDS = 30, 90, 5, 3
@@ -343,6 +346,7 @@ def test_backward_is_not_what_autocast_or_a_mode_makes_of_it(taken, create_graph
     assert taken["layer"] == 3
 
 
+@pytest.mark.parametrize("way", ["Python"], indirect=True)
 @pytest.mark.parametrize("share_weights", [True, False])
 def test_large_rows_give_what_small_ones_do(taken, monkeypatch, share_weights):
     """Huge pages are asked for, and weights' gradients are products of their own."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
-import hashlib
 import itertools
-import mmap
 import os
-import sysconfig
 from pathlib import Path
 
 import torch
 
+from gatv2_pyg.kernels import built
 from gatv2_pyg.kernels.cpu import abi
 
 _NAME = "libgatv2_cpu.so"
@@ -44,13 +42,7 @@ class Library:
 
 
 def _candidates() -> list[Path]:
-    package = Path(__file__).parent
-    # An editable install keeps the sources here and the library in site-packages.
-    installed = (
-        Path(sysconfig.get_path(key), "gatv2_pyg", "kernels", "cpu", _NAME)
-        for key in ("platlib", "purelib")
-    )
-    return list(dict.fromkeys((package / "_build" / _NAME, package / _NAME, *installed)))
+    return built.candidates(Path(__file__).parent, _NAME)
 
 
 def source_hash(package: Path) -> str | None:
@@ -58,17 +50,8 @@ def source_hash(package: Path) -> str | None:
     paths = [*package.glob("src/**/*.h"), *package.glob("src/**/*.cpp")]
     if not paths:
         return None
-    lines = sorted(
-        (path.relative_to(package).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
-        for path in (*paths, package / "CMakeLists.txt")
-    )
-    return hashlib.sha256("".join(f"{name} {hash}\n" for name, hash in lines).encode()).hexdigest()
-
-
-def _built_from(path: Path, sources: str) -> bool:
-    """Whether a library was built from these sources; reads its file without loading it."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(f"gatv2_cpu sources {sources}".encode()) >= 0
+    relative = [path.relative_to(package).as_posix() for path in paths]
+    return built.hash_of_sources(package, [*relative, "CMakeLists.txt"])
 
 
 def _find() -> Path:
@@ -90,7 +73,7 @@ def _find() -> Path:
         )
     sources = source_hash(package)
     for path in found:
-        if sources is None or _built_from(path, sources):
+        if sources is None or built.says(path, f"gatv2_cpu sources {sources}"):
             return path
     raise LibraryError(
         f"the C++ kernels were built from other sources than those in {package / 'src'}: "
