@@ -29,6 +29,7 @@ def build(request, tmp_path_factory):
     options = {
         "CMAKE_CXX_COMPILER": request.param,
         "GATV2_NATIVE_TESTS": NATIVE,
+        "GATV2_NATIVE_STEP": "OFF",
         "GATV2_WERROR": "ON",
     }
     configure = [f"-D{name}={value}" for name, value in options.items()]
