@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +26,7 @@ pytestmark = pytest.mark.skipif(
 
 in_cpp = pytest.mark.parametrize("way", ["C++"], indirect=True)
 
+PROJECT = Path(__file__).parents[2]
 BONDS = 3
 SHAPES = [(1, 1), (1, 7), (4, 6), (8, 8), (3, 20), (2, 64), (17, 3)]
 
@@ -299,6 +303,33 @@ def test_a_forked_child_takes_one_thread(doors):
             os._exit(threads[-1])
     assert threads == [torch.get_num_threads()]
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
+FORKED_BEFORE = """
+import os, signal, torch
+from gatv2_pyg import GATv2Conv
+from gatv2_pyg.ops import native
+
+torch.manual_seed(0)
+x, edge_index = torch.randn(20, 4), torch.randint(20, (2, 20_000))
+others, layer = GATv2Conv(4, 8, heads=4, concat=False), GATv2Conv(4, 8, heads=4)
+with torch.no_grad():
+    others(x, edge_index)
+    assert native._opened.cache_info().currsize == 0
+    if (child := os.fork()) == 0:
+        signal.alarm(60)
+        layer(x, edge_index)
+        os._exit(17)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_child_forked_before_the_step_was_loaded():
+    """The parent has run kernels, on a pool of threads that the child has not."""
+    ran = subprocess.run(
+        [sys.executable, "-c", FORKED_BEFORE], capture_output=True, text=True, cwd=PROJECT
+    )
+    assert ran.stdout.split() == ["17"], ran.stderr
 
 
 def test_a_library_for_another_torch_is_left_alone(monkeypatch):

@@ -24,7 +24,13 @@ from gatv2_pyg.kernels.contract import (
     Outputs,
 )
 from gatv2_pyg.kernels.cpu import abi
-from gatv2_pyg.kernels.cpu.library import check_status, library, num_threads, unavailable
+from gatv2_pyg.kernels.cpu.library import (
+    check_status,
+    is_forked,
+    library,
+    num_threads,
+    unavailable,
+)
 from gatv2_pyg.kernels.cpu.loops import loop_features, loop_gradients
 from gatv2_pyg.kernels.cpu.structure import (
     check_rows,
@@ -47,6 +53,7 @@ __all__ = [
     "group_by_dst",
     "hash_of_bits",
     "hash_of_rows",
+    "is_forked",
     "loop_features",
     "loop_gradients",
     "ordered_bias",

@@ -177,6 +177,11 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+def is_forked() -> bool:
+    """Whether this process is a forked child of one that had loaded this module."""
+    return _forked
+
+
 def num_threads() -> int:
     """torch's number of threads; 1 in a forked child, where the parent's OpenMP pool is gone."""
     return 1 if _forked else torch.get_num_threads()

@@ -51,7 +51,7 @@ def _opened() -> tuple[Any, ctypes.CDLL] | str:
     except OSError as error:
         return f"it could not be loaded: {error}"
     library = kernels.library()
-    _bind(handle, library.handle, library.isa_number)
+    _bind(handle, library.handle, library.isa_number, kernels.is_forked())
     return torch.ops.gatv2_pyg.layer_step.default, handle
 
 
@@ -73,9 +73,13 @@ def _version() -> str:
     return torch.__version__.partition("+")[0]
 
 
-def _bind(handle: ctypes.CDLL, kernels: ctypes.CDLL, isa: int) -> None:
+def _bind(handle: ctypes.CDLL, kernels: ctypes.CDLL, isa: int, forked: bool = False) -> None:
     names = ("gatv2_forward", "gatv2_backward", "gatv2_prefer_huge_pages")
     doors = (ctypes.cast(getattr(kernels, name), ctypes.c_void_p) for name in names)
-    handle.gatv2_layer_bind.argtypes = (*[ctypes.c_void_p] * len(names), ctypes.c_int64)
+    numbers = isa, int(forked)
+    handle.gatv2_layer_bind.argtypes = (
+        *[ctypes.c_void_p] * len(names),
+        *[ctypes.c_int64] * len(numbers),
+    )
     handle.gatv2_layer_bind.restype = None
-    handle.gatv2_layer_bind(*doors, isa)
+    handle.gatv2_layer_bind(*doors, *numbers)

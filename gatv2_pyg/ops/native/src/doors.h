@@ -21,7 +21,7 @@ struct Doors {
   int64_t isa;
 };
 
-// Set once, before the first call.
+// Set before the first call.
 inline Doors doors{};
 
 // In a forked child the parent's pool of threads is gone.

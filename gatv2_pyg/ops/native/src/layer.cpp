@@ -192,12 +192,13 @@ Tensor layer_step(const Tensor& x, const Tensor& weight_l, const OptionalTensor&
 GATV2_EXPORT const char* gatv2_layer_sources() { return GATV2_BUILT_FROM; }
 
 GATV2_EXPORT void gatv2_layer_bind(void* forward, void* backward, void* prefer_huge_pages,
-                                   int64_t isa) {
+                                   int64_t isa, int64_t forked) {
   using gatv2::layer::doors;
   doors.forward = reinterpret_cast<decltype(doors.forward)>(forward);
   doors.backward = reinterpret_cast<decltype(doors.backward)>(backward);
   doors.prefer_huge_pages = reinterpret_cast<decltype(doors.prefer_huge_pages)>(prefer_huge_pages);
   doors.isa = isa;
+  gatv2::layer::forked = forked != 0;
   static const int watching = pthread_atfork(nullptr, nullptr, [] { gatv2::layer::forked = true; });
   (void)watching;
 }
