@@ -231,16 +231,6 @@ def check_edge_attr(layer, edge_attr: Tensor | None, edge_index: Adj) -> None:
                 "was made without 'edge_dim'"
             )
         return
-    lin_edge = layer._modules.get("lin_edge")
-    if (
-        type(edge_index) is Tensor
-        and edge_index.layout is torch.strided
-        and lin_edge is not None
-        and _plainly_fits(edge_attr, lin_edge)
-        and edge_attr.dim() == 2
-        and edge_attr.size(0) == edge_index.size(1)
-    ):
-        return
     if layer.edge_dim is None:
         raise ValueError(
             "Expected no 'edge_attr', since the layer was made without 'edge_dim', got "
@@ -251,7 +241,14 @@ def check_edge_attr(layer, edge_attr: Tensor | None, edge_index: Adj) -> None:
     check_not_distributed("edge_attr", edge_attr)
     _check_layout("edge_attr", layer, edge_index)
     lin_edge = layer.lin_edge
-    num_edges, shape = count_edges(edge_index), list(edge_attr.shape)
+    num_edges = count_edges(edge_index)
+    if (
+        _plainly_fits(edge_attr, lin_edge)
+        and edge_attr.shape == (num_edges, getattr(lin_edge, "in_channels", -1))
+        and edge_attr.device == layer.att.device
+    ):
+        return
+    shape = list(edge_attr.shape)
     size = getattr(lin_edge, "in_channels", layer.edge_dim)
     plain = is_plain_map(lin_edge)
     known = plain and size > 0 and not is_lazy(lin_edge)

@@ -264,3 +264,31 @@ def test_a_backend_asked_for_by_name_never_falls_back(backend):
     layer.register_message_forward_hook(lambda *_: None)
     with pytest.raises(RuntimeError, match=f"backend='{backend}' can't be used: a message hook"):
         layer(x(**META), index)
+
+
+def changed_layers():
+    """Layers that were changed after they were made: ``(name, layer, what is expected)``."""
+    layer = GATv2Conv(4, 3, heads=2, edge_dim=3)
+    layer.edge_dim = None
+    yield "edge_dim taken away", layer, "made without 'edge_dim'"
+    layer = GATv2Conv(4, 3, heads=2)
+    layer.lin_edge = torch_geometric.nn.Linear(3, 6, bias=False)
+    yield "lin_edge added", layer, "made without 'edge_dim'"
+    layer = GATv2Conv(4, 3, heads=2, edge_dim=3)
+    layer.lin_edge.in_channels = 4
+    yield "in_channels that the weight has not", layer, r"shape \[7, 4\]"
+    layer = GATv2Conv(4, 3, heads=2, edge_dim=4)
+    layer.lin_edge.weight = torch.nn.Parameter(torch.ones(6, 3))
+    yield "a weight of other columns", layer, r"shape \[7, 4\]"
+    layer = GATv2Conv(4, 3, heads=2, edge_dim=3)
+    layer.att = torch.nn.Parameter(layer.att.detach().to("meta"))
+    yield "att elsewhere", layer, "to be on meta"
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"), [pytest.param(*rest, id=name) for name, *rest in changed_layers()]
+)
+def test_edge_attr_of_a_layer_that_was_changed(layer, expected):
+    x, edge_index = torch.ones(5, 4), torch.zeros(2, 7, dtype=torch.long)
+    with pytest.raises(ValueError, match=expected):
+        layer(x, edge_index, torch.ones(7, 3))

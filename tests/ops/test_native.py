@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch._dynamo import compiled_autograd
 from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from gatv2_pyg import GATv2Conv
 from gatv2_pyg.kernels import built
@@ -110,6 +111,54 @@ def test_any_subset_of_the_gradients(steps):
                 leaf.requires_grad_(need)
             both(steps, lambda: layer(x, edge_index, edge_attr), leaves)  # noqa: B023
     assert steps["calls"] > 2**7
+
+
+def test_a_subset_asked_for_gives_the_bits_of_all(steps):
+    for shape, sizes in (((3, 16), (40, 150, 1)), ((5, 3), (5, 150, 2)), ((4, 6), (40, 150, 9))):
+        x, edge_index, edge_attr = problem(*sizes)
+        layer = make(*shape, features=sizes[2], edge_dim=BONDS)
+        leaves = [x.requires_grad_(), *layer.parameters()]
+        every = both(steps, lambda: layer(x, edge_index, edge_attr), leaves)[1:]  # noqa: B023
+        for leaf, want in zip(leaves, every, strict=True):
+            (found,) = both(steps, lambda: layer(x, edge_index, edge_attr), [leaf])[1:]  # noqa: B023
+            assert torch.equal(found, want)
+
+
+def test_forward_within_the_backward_of_another(steps):
+    """There autograd tells what that backward computes."""
+    x, edge_index, _ = problem()
+    layer = make()
+    found = []
+    for steps["on"] in (True, False):
+        leaf = torch.ones(3, requires_grad=True)
+        value = leaf * 1
+
+        def hook(grad):
+            with torch.enable_grad():
+                inner = x.clone().requires_grad_()
+                out = layer(inner, edge_index).square().sum()
+                found.append(torch.autograd.grad(out, [inner, *layer.parameters()]))
+
+        value.register_hook(hook)
+        torch.autograd.grad((value * 2).sum(), leaf)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert steps["calls"] == 1
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_checkpoints_of_which_some_gradients_are_asked_for(steps, early):
+    x, edge_index, _ = problem()
+    first, second = make(), make(features=24)
+    leaves = [*first.parameters(), *second.parameters()]
+
+    def two(x):
+        return second(first(x, edge_index).relu(), edge_index)
+
+    with set_checkpoint_early_stop(early):
+        found = torch.autograd.grad(checkpoint(two, x, use_reentrant=False).sum(), leaves)
+    expected = torch.autograd.grad(two(x).sum(), leaves)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert steps["calls"] == 6
 
 
 @pytest.mark.parametrize("what", ["x", "weight", "att", "edge_attr", "grad"])

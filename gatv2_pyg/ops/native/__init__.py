@@ -39,13 +39,13 @@ def _opened() -> tuple[Any, ctypes.CDLL] | str:
     reason = kernels.unavailable()
     if reason is not None:
         return reason
-    path = _find()
-    if path is None:
-        return (
-            f"there is no {_NAME} of these sources for torch {_version()}; where torch is "
-            "installed, 'pip install --no-build-isolation' builds it"
-        )
     try:
+        path = _find()
+        if path is None:
+            return (
+                f"there is no {_NAME} of these sources for torch {_version()}; where torch is "
+                "installed, 'pip install --no-build-isolation' builds it"
+            )
         torch.ops.load_library(str(path))
         handle = ctypes.CDLL(str(path))
     except OSError as error:

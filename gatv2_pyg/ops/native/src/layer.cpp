@@ -99,10 +99,13 @@ struct Step : torch::autograd::Function<Step> {
     // The bias may be another by the time of backward.
     const Tensor own_bias_r = there(bias_r) ? bias_r->clone() : Tensor();
     const Attended found = attended(tensors, call, own_bias_r, true);
-    const bool for_x = ctx->needs_input_grad(0);
+    // Not by ctx: within another backward it tells what that one computes.
+    int64_t needs = 0;
     variable_list saved(kNumSaved), unsaved(kPlaces);
     for (int place = 0; place < kPlaces; ++place) {
-      (is_kept(place, for_x) ? saved : unsaved)[place] = tensors[place];
+      const Tensor& value = tensors[place];
+      needs |= int64_t(value.defined() && value.requires_grad()) << place;
+      (is_kept(place, x.requires_grad()) ? saved : unsaved)[place] = value;
     }
     saved[kXSrc] = found.read.x_src;
     saved[kXDst] = found.read.x_dst;
@@ -115,7 +118,7 @@ struct Step : torch::autograd::Function<Step> {
     put(ctx, "bias_r", own_bias_r);
     put(ctx, "by_dst", call.by_dst);
     put(ctx, "by_src", call.by_src);
-    data["integers"] = std::vector<int64_t>{call.numbers.num_ids, call.numbers.seed};
+    data["integers"] = std::vector<int64_t>{call.numbers.num_ids, call.numbers.seed, needs};
     data["floats"] = std::vector<double>{call.numbers.negative_slope, call.numbers.dropout};
     ctx->save_for_backward(std::move(saved));
     ctx->set_materialize_grads(false);
@@ -137,9 +140,9 @@ struct Step : torch::autograd::Function<Step> {
     const std::vector<Tensor> unsaved = got(ctx, "unsaved", kPlaces);
     Tensors of;
     std::array<bool, kPlaces> needs{};
-    for (int place = 0, given = 0; place < kPlaces; ++place) {
+    for (int place = 0; place < kPlaces; ++place) {
       of[place] = unsaved[place].defined() ? unsaved[place] : saved[place];
-      if (of[place].defined()) needs[place] = ctx->needs_input_grad(given++);
+      needs[place] = integers[2] >> place & 1;
     }
     bool plain = !at::GradMode::is_enabled() && !is_watched() && is_plain(grads[0]);
     for (const Tensor& value : saved) plain = plain && is_plain(value);
