@@ -67,7 +67,8 @@ microbench: $(VENV)/.base
 	$(BIN)/python -m tests.native.microbench $(ARGS)
 
 # torch comes first and alone: what is installed after it takes the version that is there, and the
-# step of a layer in C++ is built for it, which isolation would hide. The extras are those of the project as it is installed by then: the C++ is built once.
+# step of a layer in C++ is built for it, which isolation would hide. The extras are those of the
+# project as it is installed by then: the C++ is built once.
 $(VENV)/.base: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH),sed 's/^torch==.*/torch==$(TORCH)/' constraints.txt >$(VENV)/constraints.txt)
