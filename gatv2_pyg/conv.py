@@ -6,7 +6,6 @@ import contextlib
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +16,13 @@ from torch_geometric.typing import Adj, OptTensor, PairTensor, SparseTensor
 from torch_geometric.utils import is_torch_sparse_tensor, softmax
 from torch_geometric.utils.sparse import set_sparse_value
 
-from gatv2_pyg import inputs
+from gatv2_pyg import at_once, inputs
 from gatv2_pyg.backends import Backend, check_backend_name
-from gatv2_pyg.functional import attend, options_of
+from gatv2_pyg.functional import attend
 from gatv2_pyg.graph import Graph
 from gatv2_pyg.graph.adjacency import Neighbours, as_int64, count_edges, is_matrix
 from gatv2_pyg.kernels.contract import Inputs
 from gatv2_pyg.maps import linear_maps
-from gatv2_pyg.ops import joined
 from gatv2_pyg.ops.dropout import draw_seed, dropout_scale
 from gatv2_pyg.ops.reference import accumulation_dtype
 from gatv2_pyg.passing import choose_backend, tell_observer
@@ -170,6 +168,11 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
             ValueError: an argument has the wrong shape, device or indices.
             RuntimeError: the backend asked for by name can't be used.
         """
+        wanted = bool(return_attention_weights)
+        if not wanted and attn_bias is None:
+            known = at_once.again(self, GATv2Conv, x, edge_index, edge_attr)
+            if known is not None:
+                return known
         x_l, x_r, neighbours, lin_l, lin_r, lin_res = inputs.check(
             self, x, edge_index, edge_attr, attn_bias
         )
@@ -182,13 +185,14 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         if graph is None:
             neighbours.check()
 
-        wanted = bool(return_attention_weights)
         same = self.share_weights and isinstance(x, Tensor)
-        if graph is not None and lin_res is None and x_l is x_r and not wanted:
-            maps = lin_l, None if same else lin_r
-            at_once = self._in_one_step(x_l, *maps, neighbours, graph, backend, attn_bias)
-            if at_once is not None:
-                return at_once
+        if lin_res is None and x_l is x_r and not wanted and graph is not None and graph.is_plain:
+            maps = at_once.Maps(lin_l, None if same else lin_r)
+            if backend.kernels == "cpu" and at_once.can_be(self, x_l, maps):
+                features = self._edge_features(neighbours, graph, x_l.dtype)
+                found = at_once.first(self, x_l, maps, neighbours, graph, features, attn_bias)
+                if found is not None:
+                    return found
 
         at_src = linear_maps(x_l)
         at_dst = at_src if x_l is x_r else linear_maps(x_r)
@@ -328,57 +332,6 @@ class GATv2Conv(torch_geometric.nn.GATv2Conv):
         if inputs.is_lazy(lin_edge):
             lin_edge.initialize_parameters(lin_edge, (edge_attr,))
         return edge_attr if edge_attr.dtype == dtype else edge_attr.to(dtype), lin_edge.weight
-
-    def _in_one_step(
-        self,
-        x: Tensor,
-        lin_l: Any,
-        lin_r: Any,
-        neighbours: Neighbours,
-        graph: Graph,
-        backend: Backend,
-        attn_bias: Tensor | None,
-    ) -> Tensor | None:
-        """The output on one set of nodes in one step of autograd; None where more would see it.
-
-        ``lin_r`` is None where ``lin_l`` stands in its place.
-        """
-        att, bias = self.att, self.bias
-        if (
-            backend.kernels != "cpu"
-            or bias is None
-            or not graph.is_plain
-            or not joined.takes(x)
-            or not inputs.is_bare_map(lin_l)
-            or not (lin_r is None or inputs.is_bare_map(lin_r))
-        ):
-            return None
-        of_l, of_r = lin_l._parameters, {} if lin_r is None else lin_r._parameters
-        edge_attr, edge_weight = self._edge_features(neighbours, graph, x.dtype)
-        arguments = joined.Arguments(
-            x,
-            of_l["weight"],
-            of_l["bias"],
-            of_r.get("weight"),
-            of_r.get("bias"),
-            att,
-            bias,
-            edge_attr,
-            edge_weight,
-            attn_bias if attn_bias is None or attn_bias.dim() == 2 else attn_bias[:, None],
-        )
-        grad = torch.is_grad_enabled() and (
-            x.requires_grad
-            or any(value.requires_grad for value in of_l.values() if value is not None)
-        )
-        edges = graph.edges(with_sources=grad)
-        size = self.heads, self.out_channels
-        if not joined.fits(arguments, edges, graph.num_src, self.concat, *size):
-            return None
-        dropout = self.dropout if self.training else 0.0
-        return joined.layer(
-            arguments, edges, options_of(self.negative_slope, dropout, x.device), self.concat
-        )
 
     def _by_head(self, x: Tensor) -> Tensor:
         if x.dim() == 2:

@@ -8,10 +8,10 @@ from torch import Tensor
 from gatv2_pyg.backends import Backend, requested_backend, select_backend
 from gatv2_pyg.graph import Graph
 from gatv2_pyg.inputs import check_not_distributed
-from gatv2_pyg.kernels.contract import Inputs, Options
+from gatv2_pyg.kernels.contract import Inputs
 from gatv2_pyg.ops import direct, operators, reference, scatter
 from gatv2_pyg.ops.checks import check_bias, check_dropout, check_inputs, check_seed, check_slope
-from gatv2_pyg.ops.dropout import draw_seed
+from gatv2_pyg.ops.dropout import options_of
 
 
 def gatv2_attention(
@@ -160,22 +160,6 @@ def attend(
         out = out.unflatten(0, lead)
         alpha = None if alpha is None else alpha.unflatten(0, lead)
     return _cast(out, dtype), None if alpha is None else _cast(alpha, dtype)
-
-
-def options_of(
-    negative_slope: float,
-    dropout: float,
-    device: torch.device,
-    seed: Tensor | int | None = None,
-) -> Options:
-    """The numbers of a call; the seed is drawn if there is none and it is needed."""
-    if dropout == 0:
-        seed = 0
-    elif seed is None:
-        seed = draw_seed(device)
-    elif not isinstance(seed, Tensor):
-        seed = torch.tensor(seed, device="cpu")
-    return Options(float(negative_slope), float(dropout), seed)
 
 
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:

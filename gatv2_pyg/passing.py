@@ -65,6 +65,11 @@ def observe_calls(observer: Callable[[MessagePassing, Backend], object] | None) 
     _observer = observer
 
 
+def is_observed() -> bool:
+    """Whether there is an observer."""
+    return _observer is not None
+
+
 def tell_observer(layer: MessagePassing, backend: Backend) -> None:
     """Tells the observer, if there is one, that ``layer`` takes ``backend`` for a call."""
     if _observer is not None and not torch.compiler.is_compiling():

@@ -15,6 +15,7 @@ ROOMS = [
     {"__init__", "__main__"},
     {"env", "convert", "attention", "zero_edit"},
     {"conv", "dense", "diagnostics"},
+    {"at_once"},
     {"functional", "passing", "maps"},
     {"backends", "inputs"},
     {"selfcheck"},

@@ -7,6 +7,7 @@ are destinations.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,15 @@ from torch_geometric.utils import (
 )
 
 from gatv2_pyg.graph import grouping
-from gatv2_pyg.graph.cache import cached, content_of
+from gatv2_pyg.graph.cache import (
+    Features,
+    Known,
+    cached,
+    content_of,
+    know,
+    known,
+    signed,
+)
 from gatv2_pyg.graph.loops import FillValue, with_loop_features
 from gatv2_pyg.graph.operators import check_edge_index
 from gatv2_pyg.graph.structure import Graph
@@ -90,8 +99,25 @@ class Neighbours(NamedTuple):
         """
         if isinstance(self.edge_index, SparseTensor):
             return self._group()
-        key = (self.num_src, self.num_dst, self.self_loops, self.flow)
-        return cached(self.edge_index, key, self._group)
+        return cached(self.edge_index, self._flags, self._group)
+
+    @property
+    def _flags(self) -> tuple[int, int, bool, str]:
+        return _flags_of(self.num_src, self.num_dst, self.self_loops, self.flow)
+
+    def know(self, graph: Graph, features: Tensor | None) -> None:
+        """Lets :func:`known_neighbours` find what :meth:`graph` and :meth:`features` gave.
+
+        For a plain ``edge_index`` on the CPU.
+        """
+        found = None
+        remembered = graph.remembered
+        if self.edge_attr is not None and self.self_loops:
+            if remembered is None or remembered[1] is not features:
+                return
+            (fill_value, _, (of_attr, *_)), filled = remembered
+            found = Features(weakref.ref(self.edge_attr), signed(of_attr), fill_value, filled)
+        know(self.edge_index, self._flags, graph, found)
 
     def _group(self) -> Graph:
         if is_matrix(self.edge_index):
@@ -173,6 +199,20 @@ class Neighbours(NamedTuple):
             return build()
         # The layers of a network take the same features on the same graph.
         return graph.remember((self.fill_value, self.flow, content), build)
+
+
+def known_neighbours(edge_index: Any, num_nodes: int, self_loops: bool, flow: str) -> Known | None:
+    """What :meth:`Neighbours.know` was told of such a call on one set of nodes.
+
+    Indices and features may have changed since: their hashes tell.
+    """
+    return known(edge_index, _flags_of(num_nodes, num_nodes, self_loops, flow))
+
+
+def _flags_of(
+    num_src: int, num_dst: int, self_loops: bool, flow: str
+) -> tuple[int, int, bool, str]:
+    return num_src, num_dst, self_loops, flow
 
 
 _MOST_KEPT = 64 << 20

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -20,14 +20,14 @@ Value = TypeVar("Value")
 
 _MAX_PER_TENSOR = 8
 _MAX_RECENT = 4
-_FEW_BYTES = 16 << 10
-"""Up to which the numbers themselves are kept and compared, which takes less than a hash."""
-
+_MAX_KNOWN = 16
 _NUMBERS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 _lock = process_lock()
 _made: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 _recent: OrderedDict[Hashable, object] = OrderedDict()
+_known: dict[Hashable, weakref.ref[_Held]] = {}
+"""By id of the tensor and flags; what is pointed to is held by :data:`_made`."""
 _enabled = True
 _check_content = False
 
@@ -38,12 +38,11 @@ def set_graph_cache(enabled: bool, *, check_content: bool = False) -> None:
     The cache maps the very tensor passed as ``edge_index`` to its :class:`~gatv2_pyg.Graph`.  It
     keeps no tensor alive and is not used while a call is traced.
 
-    On CPU what is found is confirmed by the indices (beyond 16 KiB by a hash of them), so that
-    every change is noticed, whoever wrote it.  (Without the compiled kernels nothing is kept
-    there.)  On CUDA it is confirmed by the tensor's address, shape and version; the version does
-    not count writes through ``.data``, ``untyped_storage()``, DLPack,
-    ``__cuda_array_interface__``, other processes, kernels of other libraries, or collectives of
-    ``torch.distributed``.
+    On CPU what is found is confirmed by a hash of the indices, so that every change is noticed,
+    whoever wrote it.  (Without the compiled kernels nothing is kept there.)  On CUDA it is
+    confirmed by the tensor's address, shape and version; the version does not count writes through
+    ``.data``, ``untyped_storage()``, DLPack, ``__cuda_array_interface__``, other processes, kernels
+    of other libraries, or collectives of ``torch.distributed``.
 
     The patterns of sparse features are kept beside it, the last four, known by their content alone.
 
@@ -58,6 +57,7 @@ def set_graph_cache(enabled: bool, *, check_content: bool = False) -> None:
         with _lock:
             _made.clear()
             _recent.clear()
+            _known.clear()
 
 
 def cached(key: Tensor, flags: Hashable, build: Callable[[], Value]) -> Value:
@@ -80,6 +80,69 @@ def cached(key: Tensor, flags: Hashable, build: Callable[[], Value]) -> Value:
     return value
 
 
+class Features(NamedTuple):
+    """Features by edge id, and what they were made of."""
+
+    edge_attr: Callable[[], Tensor | None]
+    """The edges' own, by a weak reference."""
+    hash: int
+    fill_value: Hashable
+    filled: Tensor
+    """Those, and below them the features of added self-loops."""
+
+
+class Known(NamedTuple):
+    """What the cache holds for a tensor, for a call that confirms it by the hash of its rows.
+
+    Hashes are 64 bits as a signed number.
+    """
+
+    key: Callable[[], Tensor | None]
+    """The tensor, by a weak reference."""
+    hash: int
+    value: Any
+    features: Features | None
+
+
+class _Held:
+    """A :class:`Known` that weak references may point to."""
+
+    def __init__(self, known: Known) -> None:
+        self.known = known
+
+
+def know(key: Tensor, flags: Hashable, value: object, features: Features | None = None) -> None:
+    """Lets :func:`known` find ``value``, if the cache holds it for a tensor on the CPU."""
+    with _lock:
+        entries = _made.get(key)
+        if entries is None or entries.get(flags) is not value:
+            return
+        before = known(key, flags)
+        if features is None and before is not None and before.value is value:
+            features = before.features
+        _, of_rows = entries["state"]
+        held = _Held(Known(weakref.ref(key), signed(of_rows), value, features))
+        # The entries keep it for as long as the tensor lives.
+        entries[_Held, flags] = held
+        place = id(key), flags
+        _known.pop(place, None)
+        _known[place] = weakref.ref(held)
+        while len(_known) > _MAX_KNOWN:
+            del _known[next(iter(_known))]
+
+
+def known(key: object, flags: Hashable) -> Known | None:
+    """What :func:`know` was last told of this tensor, which may have changed since."""
+    reference = _known.get((id(key), flags))
+    held = None if reference is None else reference()
+    return held.known if held is not None and held.known.key() is key else None
+
+
+def signed(value: int) -> int:
+    """64 bits, read as a signed number."""
+    return value - (value >> 63 << 64)
+
+
 def recent(key: Hashable, build: Callable[[], Value]) -> Value:
     """What ``build`` made under ``key``, if that was one of the last :data:`_MAX_RECENT` keys.
 
@@ -99,8 +162,8 @@ def recent(key: Hashable, build: Callable[[], Value]) -> Value:
     return value
 
 
-def content_of(values: Tensor, most: int) -> Hashable | None:
-    """What tells numbers on the CPU from others, if few those themselves, else a hash of them.
+def content_of(values: Tensor, most: int) -> tuple[int, torch.dtype, torch.Size] | None:
+    """What tells numbers on the CPU from others: ``(hash, dtype, shape)``.
 
     None: keep nothing made of them.
 
@@ -127,13 +190,7 @@ def content_of(values: Tensor, most: int) -> Hashable | None:
     compiled = kernels.cpu_kernels()
     if compiled is None:
         return None
-    return values.dtype, values.shape, _bits(values) or compiled.hash_of_bits(values)
-
-
-def _bits(values: Tensor) -> bytes | None:
-    """Contiguous numbers on the CPU themselves, where they are few."""
-    size = values.nbytes
-    return ctypes.string_at(values.data_ptr(), size) if 0 < size <= _FEW_BYTES else None
+    return compiled.hash_of_bits(values), values.dtype, values.shape
 
 
 def _state(key: Tensor) -> Hashable | None:
@@ -159,12 +216,7 @@ def _state(key: Tensor) -> Hashable | None:
 
 def _state_of_rows(indices: Tensor) -> Hashable | None:
     compiled = kernels.cpu_kernels()
-    if compiled is None:
-        return None
-    few = _bits(indices) if indices.is_contiguous() else None
-    if few is not None:
-        return indices.shape, indices.dtype, few
-    return indices.shape, compiled.hash_of_rows(indices)
+    return None if compiled is None else (indices.shape, compiled.hash_of_rows(indices))
 
 
 def _index_parts(indices: Tensor) -> list[Tensor] | None:

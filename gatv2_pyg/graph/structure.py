@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class Graph:
     _num_sized: int
     """Edges that the ranges of destinations are sized by."""
     _complete: bool | None
-    _remembered: tuple[Hashable, Tensor] | None = None
+    _remembered: tuple[Any, Tensor] | None = None
     _plain: bool
     """Whether the edges by destination are their memory, and no one traces or wraps them."""
 
@@ -281,6 +282,11 @@ class Graph:
         if remembered is None or remembered[0] != key:
             self._remembered = remembered = key, build()
         return remembered[1]
+
+    @property
+    def remembered(self) -> tuple[Any, Tensor] | None:
+        """The key and the tensor that :meth:`remember` keeps."""
+        return self._remembered
 
     def edges(self, with_sources: bool) -> Edges:
         """The grouped edges as the kernels take them, by source too if ``with_sources``."""

@@ -24,6 +24,7 @@ def _plain_keys() -> frozenset[int]:
 
 _PLAIN = _plain_keys()
 _TYPES = (Tensor, Parameter)
+_TYPES_OR_NONE = frozenset((*_TYPES, type(None)))
 
 
 def unwrapped() -> bool:
@@ -36,6 +37,11 @@ def unwrapped() -> bool:
         or torch._C._get_tracing_state() is not None
         or torch.autograd._profiler_enabled()
     )
+
+
+def have_plain_types(values: Iterable[Tensor | None]) -> bool:
+    """Whether none of the tensors there are is of a subclass."""
+    return _TYPES_OR_NONE.issuperset(map(type, values))
 
 
 def are_plain(values: Iterable[Tensor | None]) -> bool:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gatv2_pyg.kernels.contract import Options
+
 _PHILOX_M = (0xD2511F53, 0xCD9E8D57)
 _PHILOX_W = (0x9E3779B9, 0xBB67AE85)
 _MASK32 = 0xFFFFFFFF
@@ -44,6 +46,22 @@ def draw_seed(device: torch.device) -> Tensor:
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     where = device if capturing else torch.device("cpu")
     return torch.ops.gatv2_pyg.draw_seed.default(torch.empty((), dtype=torch.int64, device=where))
+
+
+def options_of(
+    negative_slope: float,
+    dropout: float,
+    device: torch.device,
+    seed: Tensor | int | None = None,
+) -> Options:
+    """The numbers of a call; the seed is drawn if there is none and it is needed."""
+    if dropout == 0:
+        seed = 0
+    elif seed is None:
+        seed = draw_seed(device)
+    elif not isinstance(seed, Tensor):
+        seed = torch.tensor(seed, device="cpu")
+    return Options(float(negative_slope), float(dropout), seed)
 
 
 def philox(counter: Sequence[Tensor | int], key: Sequence[Tensor | int]) -> tuple[Tensor, ...]:

@@ -22,8 +22,9 @@ from gatv2_pyg.kernels.contract import (
     Outputs,
     Rows,
 )
-from gatv2_pyg.kernels.plain import are_plain, unwrapped
+from gatv2_pyg.kernels.plain import are_plain, have_plain_types, unwrapped
 from gatv2_pyg.ops import direct, native, operators
+from gatv2_pyg.ops.dropout import options_of
 
 
 class Arguments(NamedTuple):
@@ -70,19 +71,67 @@ def takes(x: Tensor) -> bool:
     )
 
 
+class Call(NamedTuple):
+    """A call of a layer on features that this way :func:`takes`."""
+
+    arguments: Arguments
+    """Tensors, not known to fit each other."""
+    edges: Edges
+    """Those of a :class:`gatv2_pyg.Graph`."""
+    num_src: int
+    """Its number of source nodes."""
+    concat: bool
+    """Whether heads are concatenated, else averaged."""
+    heads: int
+    channels: int
+    negative_slope: float
+    dropout: float
+    """The probability; the seed is drawn where the output is computed."""
+
+
+def step(call: Call, origin: tuple[Tensor, Tensor | None, int, int] | None = None) -> Tensor | None:
+    """The output of a layer by the step in C++; None where it does not take the call.
+
+    Args:
+        call: what is computed.
+        origin: ``edge_index``, and the edges' features if those of self-loops are below them in the
+            call, with the hashes that they had when the graph was made; they must have them still.
+
+    Returns:
+        ``[N, H * C]``.
+    """
+    arguments, (by_dst, by_src, num_ids), num_src, concat, *shape, slope, dropout = call
+    # It tells by itself what tensors fit, if their types are none that hide what they do.
+    if (
+        arguments.x.dim() != 2
+        or arguments.attn_bias is not None
+        or not _has_bias_by_head(concat, arguments)
+        or arguments.att.shape != (1, *shape)
+        or not have_plain_types(arguments)
+    ):
+        return None
+    compiled = native.layer_step()
+    if compiled is None:
+        return None
+    numbers = num_src, num_ids, float(slope), float(dropout)
+    return compiled(*arguments[:-1], by_dst, by_src or (), *numbers, *(origin or ()))
+
+
+def layer(call: Call) -> Tensor | None:
+    """``[*, N, H * C]``, or ``[*, N, C]``; None where others must compute it."""
+    arguments, edges, num_src, concat, *shape, slope, dropout = call
+    if not fits(arguments, edges, num_src, concat, *shape):
+        return None
+    options = options_of(slope, dropout, arguments.x.device)
+    if _is_followed(arguments):
+        return _Joined.apply(edges, options, concat, *arguments)
+    return _attended(arguments, edges, options, concat, keep=False)[0]
+
+
 def fits(
     arguments: Arguments, edges: Edges, num_src: int, concat: bool, heads: int, channels: int
 ) -> bool:
-    """Whether a call may take this way, on features that it :func:`takes`.
-
-    Args:
-        arguments: tensors, not known to fit each other.
-        edges: those of a :class:`gatv2_pyg.Graph`.
-        num_src: its number of source nodes.
-        concat: whether heads are concatenated, else averaged.
-        heads: ``H``.
-        channels: ``C``.
-    """
+    """Whether a call may take this way, as :class:`Call` has it."""
     x, weight_l, bias_l, weight_r, bias_r, att, bias = arguments[:7]
     if not are_plain(arguments[1:]):
         return False
@@ -116,27 +165,6 @@ def _leaves_features_alone(arguments: Arguments) -> bool:
 def _is_followed(arguments: Arguments) -> bool:
     return torch.is_grad_enabled() and any(
         value is not None and value.requires_grad for value in arguments
-    )
-
-
-def layer(arguments: Arguments, edges: Edges, options: Options, concat: bool) -> Tensor:
-    """``[*, N, H * C]``, or ``[*, N, C]``, for what :func:`fits`."""
-    step = native.layer_step() if _fits_native(arguments, concat) else None
-    if step is not None:
-        by_dst, by_src, num_ids = edges
-        slope, dropout, seed = options
-        return step(*arguments[:-1], by_dst, by_src or (), num_ids, slope, dropout, int(seed))
-    if _is_followed(arguments):
-        return _Joined.apply(edges, options, concat, *arguments)
-    return _attended(arguments, edges, options, concat, keep=False)[0]
-
-
-def _fits_native(arguments: Arguments, concat: bool) -> bool:
-    """Whether the step in C++ takes such a call: no batch, no biases of edges, one bias by head."""
-    return (
-        arguments.x.dim() == 2
-        and arguments.attn_bias is None
-        and _has_bias_by_head(concat, arguments)
     )
 
 

@@ -17,11 +17,8 @@ from gatv2_pyg.graph import cache, operators
 from gatv2_pyg.kernels import validity
 
 
-@pytest.fixture(autouse=True, params=["values", "hash"])
-def empty(request, monkeypatch):
-    """An empty cache that confirms what it finds by the indices themselves, or by their hash."""
-    if request.param == "hash":
-        monkeypatch.setattr(cache, "_FEW_BYTES", 0)
+@pytest.fixture(autouse=True)
+def empty():
     set_graph_cache(False)
     set_graph_cache(True)
     yield

@@ -23,7 +23,7 @@ class Doors:
 
     def __init__(self, **replaced):
         handle = cpu_kernels().library().handle
-        for name in ("gatv2_forward", "gatv2_backward", "gatv2_prefer_huge_pages"):
+        for name in native.DOORS:
             real = getattr(handle, name)
             kind = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
             setattr(self, name, kind(replaced[name](real)) if name in replaced else real)
@@ -54,11 +54,14 @@ def taken(doors, monkeypatch):
     def counted(name, original):
         def count(*args):
             counts[name] += 1
-            return original(*args)
+            found = original(*args)
+            counts[name] -= found is None
+            return found
 
         return count
 
-    for name in counts:
-        monkeypatch.setattr(joined, name, counted(name, getattr(joined, name)))
+    for name in (*counts, "step"):
+        of = counted("layer" if name == "step" else name, getattr(joined, name))
+        monkeypatch.setattr(joined, name, of)
     doors(gatv2_backward=lambda backward: counted("_gradients", backward))
     return counts

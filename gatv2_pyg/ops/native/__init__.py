@@ -17,11 +17,13 @@ from torch import Tensor
 
 from gatv2_pyg.kernels import built, load_kernels
 
+DOORS = ("gatv2_forward", "gatv2_backward", "gatv2_prefer_huge_pages", "gatv2_content_hash")
+"""Functions of the CPU kernels that the step calls."""
 _NAME = "libgatv2_layer.so"
 _ROOM = Path(__file__).parent
 
 
-def layer_step() -> Callable[..., Tensor] | None:
+def layer_step() -> Callable[..., Tensor | None] | None:
     """The operator ``gatv2_pyg::layer_step``; None where it can't be used."""
     found = _opened()
     return None if isinstance(found, str) else found[0]
@@ -74,11 +76,10 @@ def _version() -> str:
 
 
 def _bind(handle: ctypes.CDLL, kernels: ctypes.CDLL, isa: int, forked: bool = False) -> None:
-    names = ("gatv2_forward", "gatv2_backward", "gatv2_prefer_huge_pages")
-    doors = (ctypes.cast(getattr(kernels, name), ctypes.c_void_p) for name in names)
+    doors = (ctypes.cast(getattr(kernels, name), ctypes.c_void_p) for name in DOORS)
     numbers = isa, int(forked)
     handle.gatv2_layer_bind.argtypes = (
-        *[ctypes.c_void_p] * len(names),
+        *[ctypes.c_void_p] * len(DOORS),
         *[ctypes.c_int64] * len(numbers),
     )
     handle.gatv2_layer_bind.restype = None

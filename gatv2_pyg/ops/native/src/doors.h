@@ -18,6 +18,7 @@ struct Doors {
   int64_t (*forward)(const Arguments*, int64_t);
   int64_t (*backward)(const Arguments*, int64_t);
   int64_t (*prefer_huge_pages)(void*, int64_t);
+  int64_t (*content_hash)(const HashPart*, int64_t, int64_t, uint64_t*);
   int64_t isa;
 };
 
@@ -67,11 +68,13 @@ struct Numbers {
   double dropout;
 };
 
+inline int64_t num_threads() { return forked ? 1 : at::get_num_threads(); }
+
 inline Arguments arguments(const Read& read, at::TensorList by_dst, const Numbers& numbers) {
   Arguments found{};
   found.dtype = read.x_src.scalar_type() == at::kDouble ? kFloat64 : kFloat32;
   found.wide_index = by_dst[0].scalar_type() == at::kLong;
-  found.threads = forked ? 1 : at::get_num_threads();
+  found.threads = num_threads();
   found.num_src = read.x_src.size(0);
   found.num_dst = read.x_dst.size(0);
   found.heads = read.att.size(-2);

@@ -5,8 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "passes.h"
-#include "watched.h"
+#include "sound.h"
 
 namespace gatv2::layer {
 namespace {
@@ -163,27 +162,38 @@ struct Step : torch::autograd::Function<Step> {
   }
 };
 
-Tensor layer_step(const Tensor& x, const Tensor& weight_l, const OptionalTensor& bias_l,
-                  const OptionalTensor& weight_r, const OptionalTensor& bias_r, const Tensor& att,
-                  const Tensor& bias, const OptionalTensor& edge_attr,
-                  const OptionalTensor& edge_weight, std::vector<Tensor> by_dst,
-                  std::vector<Tensor> by_src, int64_t num_ids, double negative_slope,
-                  double dropout, int64_t seed) {
-  const Call call{std::move(by_dst), std::move(by_src), {num_ids, seed, negative_slope, dropout}};
-  const auto followed = [](const OptionalTensor& value) {
-    return there(value) && value->requires_grad();
-  };
-  if (at::GradMode::is_enabled() &&
-      (x.requires_grad() || weight_l.requires_grad() || followed(bias_l) || followed(weight_r) ||
-       followed(bias_r) || att.requires_grad() || bias.requires_grad() || followed(edge_attr) ||
-       followed(edge_weight))) {
+// As torch.randint gives it in Python's step.
+int64_t drawn_seed() {
+  return at::randint(std::numeric_limits<int64_t>::max(), {}, at::kLong).item<int64_t>();
+}
+
+// None where the call is not one for this step; nothing is drawn then.
+OptionalTensor layer_step(const Tensor& x, const Tensor& weight_l, const OptionalTensor& bias_l,
+                          const OptionalTensor& weight_r, const OptionalTensor& bias_r,
+                          const Tensor& att, const Tensor& bias, const OptionalTensor& edge_attr,
+                          const OptionalTensor& edge_weight, std::vector<Tensor> by_dst,
+                          std::vector<Tensor> by_src, int64_t num_src, int64_t num_ids,
+                          double negative_slope, double dropout,
+                          const OptionalTensor& from_edge_index,
+                          const OptionalTensor& from_edge_attr, int64_t hash_of_edges,
+                          int64_t hash_of_features) {
+  TORCH_CHECK_VALUE(by_dst.size() == kNumRows && (by_src.empty() || by_src.size() == kNumRows),
+                    "Expected 'by_dst' and 'by_src' to hold ", kNumRows, " tensors, got ",
+                    by_dst.size(), " and ", by_src.size());
+  const auto of = [](const OptionalTensor& value) { return value.value_or(Tensor()); };
+  const Tensors tensors{x,   weight_l, of(bias_l),    of(weight_r),   of(bias_r),
+                        att, bias,     of(edge_attr), of(edge_weight)};
+  Call call{std::move(by_dst), std::move(by_src), {num_ids, 0, negative_slope, dropout}};
+  const Origin origin{of(from_edge_index), of(from_edge_attr), hash_of_edges, hash_of_features};
+  if (!fit(tensors, call, num_src) || leaves_features_alone(tensors) ||
+      lacks_sources(tensors, call) || !is_true(origin, tensors))
+    return std::nullopt;
+  if (dropout != 0) call.numbers.seed = drawn_seed();
+  if (is_followed(tensors)) {
     return Step::apply(call, x, weight_l, bias_l, weight_r, bias_r, att, bias, edge_attr,
                        edge_weight);
   }
   at::AutoDispatchBelowADInplaceOrView guard;
-  const auto of = [](const OptionalTensor& value) { return value.value_or(Tensor()); };
-  const Tensors tensors{x,   weight_l, of(bias_l),    of(weight_r),   of(bias_r),
-                        att, bias,     of(edge_attr), of(edge_weight)};
   return attended(tensors, call, tensors[kBiasR], false).result;
 }
 
@@ -195,11 +205,12 @@ Tensor layer_step(const Tensor& x, const Tensor& weight_l, const OptionalTensor&
 GATV2_EXPORT const char* gatv2_layer_sources() { return GATV2_BUILT_FROM; }
 
 GATV2_EXPORT void gatv2_layer_bind(void* forward, void* backward, void* prefer_huge_pages,
-                                   int64_t isa, int64_t forked) {
+                                   void* content_hash, int64_t isa, int64_t forked) {
   using gatv2::layer::doors;
   doors.forward = reinterpret_cast<decltype(doors.forward)>(forward);
   doors.backward = reinterpret_cast<decltype(doors.backward)>(backward);
   doors.prefer_huge_pages = reinterpret_cast<decltype(doors.prefer_huge_pages)>(prefer_huge_pages);
+  doors.content_hash = reinterpret_cast<decltype(doors.content_hash)>(content_hash);
   doors.isa = isa;
   gatv2::layer::forked = forked != 0;
   static const int watching = pthread_atfork(nullptr, nullptr, [] { gatv2::layer::forked = true; });
@@ -210,6 +221,8 @@ TORCH_LIBRARY_FRAGMENT(gatv2_pyg, library) {
   library.def(
       "layer_step(Tensor x, Tensor weight_l, Tensor? bias_l, Tensor? weight_r, Tensor? bias_r, "
       "Tensor att, Tensor bias, Tensor? edge_attr, Tensor? edge_weight, Tensor[] by_dst, "
-      "Tensor[] by_src, int num_ids, float negative_slope, float dropout, int seed) -> Tensor",
+      "Tensor[] by_src, int num_src, int num_ids, float negative_slope, float dropout, "
+      "Tensor? from_edge_index=None, Tensor? from_edge_attr=None, int hash_of_edges=0, "
+      "int hash_of_features=0) -> Tensor?",
       &gatv2::layer::layer_step);
 }

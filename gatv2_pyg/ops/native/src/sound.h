@@ -1,0 +1,109 @@
+// Whether the step takes a call: what `takes` and `fits` of gatv2_pyg/ops/joined.py tell before the
+// step in Python, and whether the edges and their features are those that a graph was made of.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+
+#include "passes.h"
+#include "watched.h"
+
+namespace gatv2::layer {
+
+// What a graph was made of, and the hashes of it then; undefined where that is known already.
+struct Origin {
+  Tensor edge_index, edge_attr;
+  int64_t hash_of_edges, hash_of_features;
+};
+
+inline bool is_followed(const Tensor& value) { return value.defined() && value.requires_grad(); }
+
+inline bool is_followed(const Tensors& of) {
+  return at::GradMode::is_enabled() &&
+         std::any_of(of.begin(), of.end(), [](const Tensor& value) { return is_followed(value); });
+}
+
+inline bool fit_edges(const Tensors& of, const Call& call, int64_t width) {
+  const Tensor &x = of[kX], &edge_attr = of[kEdgeAttr], &edge_weight = of[kEdgeWeight];
+  if (!edge_attr.defined() || !edge_weight.defined())
+    return edge_attr.defined() == edge_weight.defined();
+  return edge_attr.dim() == 2 && edge_attr.scalar_type() == x.scalar_type() &&
+         edge_attr.size(0) == call.numbers.num_ids &&
+         edge_weight.scalar_type() == x.scalar_type() && edge_weight.dim() == 2 &&
+         edge_weight.size(0) == width && edge_weight.size(1) == edge_attr.size(1);
+}
+
+inline bool fit(const Tensors& of, const Call& call, int64_t num_src) {
+  if (is_watched() || !std::all_of(of.begin(), of.end(), is_plain)) return false;
+  const Tensor &x = of[kX], &att = of[kAtt];
+  const auto dtype = x.scalar_type();
+  if (x.dim() != 2 || (dtype != at::kFloat && dtype != at::kDouble) || att.dim() != 3 ||
+      att.size(0) != 1 || att.numel() == 0)  // kernels take no rows of nothing
+    return false;
+  const int64_t width = att.numel();
+  const auto is = [dtype](const Tensor& value, at::IntArrayRef shape) {
+    return value.defined() && value.scalar_type() == dtype && value.sizes() == shape;
+  };
+  const auto may_be = [&](const Tensor& value, at::IntArrayRef shape) {
+    return !value.defined() || is(value, shape);
+  };
+  const at::IntArrayRef of_row(width);
+  const std::array<int64_t, 2> of_map{width, x.size(1)};
+  return is(of[kWeightL], of_map) && may_be(of[kWeightR], of_map) && may_be(of[kBiasL], of_row) &&
+         may_be(of[kBiasR], of_row) && att.scalar_type() == dtype && is(of[kBias], of_row) &&
+         x.size(0) == num_src && call.by_dst[0].numel() - 1 == num_src &&
+         fit_edges(of, call, width);
+}
+
+// Whether backward needs no features, as their maps are frozen: nobody keeps them then.
+inline bool leaves_features_alone(const Tensors& of) {
+  return is_followed(of) && !is_followed(of[kWeightL]) && !is_followed(of[kWeightR]);
+}
+
+inline bool lacks_sources(const Tensors& of, const Call& call) {
+  const bool needed = is_followed(of[kX]) || is_followed(of[kWeightL]) || is_followed(of[kBiasL]);
+  return needed && is_followed(of) && call.by_src.empty();
+}
+
+inline std::optional<int64_t> hash(const std::array<HashPart, 2>& parts, int64_t count) {
+  uint64_t found = 0;
+  if (doors.content_hash(parts.data(), count, num_threads(), &found) != kOk) return std::nullopt;
+  return static_cast<int64_t>(found);
+}
+
+// Rows of indices, in any strides.
+inline bool are_the_edges(const Tensor& edge_index, int64_t expected) {
+  if (!is_plain(edge_index) || edge_index.dim() != 2 || edge_index.size(0) != 2 ||
+      !at::isIntegralType(edge_index.scalar_type(), false))
+    return false;
+  std::array<HashPart, 2> parts;
+  const auto* const data = static_cast<const char*>(edge_index.const_data_ptr());
+  const int64_t bytes = edge_index.element_size();
+  for (int64_t row = 0; row < 2; ++row) {
+    parts[row] = {data + row * edge_index.stride(0) * bytes, edge_index.size(1),
+                  edge_index.stride(1), bytes, edge_index.scalar_type() != at::kByte};
+  }
+  return hash(parts, 2) == expected;
+}
+
+// `given`, without the rows of added self-loops below it.
+inline bool are_the_features(const Tensor& edge_attr, const Tensor& given, int64_t num_edges,
+                             int64_t expected) {
+  if (!is_plain(edge_attr) || edge_attr.dim() != 2 || edge_attr.requires_grad() ||
+      !edge_attr.is_contiguous() || !given.defined() || edge_attr.size(0) != num_edges ||
+      edge_attr.size(1) != given.size(1) || edge_attr.scalar_type() != given.scalar_type())
+    return false;
+  const HashPart bits{edge_attr.const_data_ptr(), edge_attr.numel(), 1, edge_attr.element_size(),
+                      1};
+  return hash({bits, {}}, 1) == expected;
+}
+
+inline bool is_true(const Origin& origin, const Tensors& of) {
+  if (origin.edge_index.defined() && !are_the_edges(origin.edge_index, origin.hash_of_edges))
+    return false;
+  return !origin.edge_attr.defined() ||
+         are_the_features(origin.edge_attr, of[kEdgeAttr], origin.edge_index.size(1),
+                          origin.hash_of_features);
+}
+
+}  // namespace gatv2::layer
