@@ -82,6 +82,16 @@ class Case:
         return out.detach(), *grads
 
 
+@contextlib.contextmanager
+def all_checked():
+    """No call takes what one before it found."""
+    again, at_once.again = at_once.again, lambda *args: None
+    set_graph_cache(False)
+    yield
+    set_graph_cache(True)
+    at_once.again = again
+
+
 def agree(got, want):
     assert len(got) == len(want)
     for a, b in zip(got, want, strict=True):
@@ -491,9 +501,8 @@ def test_what_changed_is_noticed(change, loops, checks):
     assert len(checks) == 1
     change(case)
     got = case.found()
-    set_graph_cache(False)
-    agree(got, case.found())
-    set_graph_cache(True)
+    with all_checked():
+        agree(got, case.found())
     case.found()
     agree(case.found(), got)
 
@@ -562,8 +571,7 @@ def test_modes_are_noticed(mode, checks):
     case()
     with mode():
         got = case.found()
-    set_graph_cache(False)
-    with mode():
+    with all_checked(), mode():
         agree(got, case.found())
 
 
@@ -607,8 +615,43 @@ def test_layers_share_what_was_checked(checks):
         torch.nn.init.normal_(parameter)
     got = alike.found()
     assert len(checks) == 1
-    set_graph_cache(False)
-    agree(got, alike.found())
+    with all_checked():
+        agree(got, alike.found())
+
+
+def test_layers_that_fill_loops_otherwise_on_the_same_edges():
+    cases = [Case(fill_value=value) for value in ("mean", "add", 0.5)]
+    for case in cases:
+        case.edge_index, case.edge_attr = cases[0].edge_index, cases[0].edge_attr
+    with all_checked():
+        wanted = [case.found() for case in cases]
+    for _ in range(3):
+        for case, want in zip(cases, wanted, strict=True):
+            agree(case.found(), want)
+            agree(case.found(), want)
+
+
+def test_features_that_a_layer_lacks_or_does_not_take():
+    with_bonds, without = Case(), Case(with_bonds=False)
+    without.edge_index = with_bonds.edge_index
+    for case in (with_bonds, without):
+        case()
+        case()
+    without.edge_attr, with_bonds.edge_attr = with_bonds.edge_attr, None
+    with pytest.raises(ValueError, match="Expected no 'edge_attr'"):
+        without()
+    with pytest.warns(UserWarning, match="got no 'edge_attr'"):
+        with_bonds()
+
+
+@pytest.mark.parametrize(("name", "known"), [("dropout", 1), ("negative_slope", 1)])
+def test_a_number_that_equals_one_that_was_checked(name, known):
+    case = Case(**{name: known})
+    case()
+    setattr(case.layer, name, True)
+    got = case.found()
+    with all_checked():
+        agree(got, case.found())
 
 
 def test_layers_with_and_without_features_on_the_same_edges(checks):
@@ -627,10 +670,10 @@ def test_each_call_draws_its_own_mask(checks):
     state = torch.get_rng_state()
     assert len(checks) == 1
     assert not torch.equal(one, two)
-    set_graph_cache(False)
     torch.manual_seed(3)
-    for want in (one, two):
-        assert torch.equal(case.layer(case.x, case.edge_index, case.edge_attr), want)
+    with all_checked():
+        for want in (one, two):
+            assert torch.equal(case.layer(case.x, case.edge_index, case.edge_attr), want)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -639,8 +682,8 @@ def test_a_call_that_is_refused_draws_nothing(checks):
     case()
     case.edge_index[0, 0] = (case.edge_index[0, 0] + 1) % NODES
     got = case.found()
-    set_graph_cache(False)
-    agree(got, case.found())
+    with all_checked():
+        agree(got, case.found())
 
 
 def test_nothing_is_kept_alive():
