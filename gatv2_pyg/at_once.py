@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from operator import attrgetter
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch_geometric.nn.conv import MessagePassing
 
-from gatv2_pyg.backends import requested_backend
+from gatv2_pyg.backends import backend_in_force
 from gatv2_pyg.graph import Graph
-from gatv2_pyg.graph.adjacency import Known, Neighbours, known_neighbours
-from gatv2_pyg.inputs import is_bare_map
+from gatv2_pyg.graph.adjacency import Neighbours, known_features, known_neighbours
+from gatv2_pyg.inputs import is_bare_map, part_of
 from gatv2_pyg.ops import joined
 from gatv2_pyg.passing import is_observed, why_message_passing
 
@@ -33,12 +35,13 @@ _options_of = attrgetter(
     "edge_dim",
     "flow",
     "share_weights",
+    "backend",
 )
-_NUMBERS = frozenset((int, float))
-_FILL_VALUES = frozenset((int, float, str, type(None)))
+_PLAIN = frozenset((bool, int, float, str, type(None)))
+"""Types of options whose values tell all."""
 _MOST_KEPT = 256
-_checked: set[tuple] = set()
-"""What :func:`_setting` told of calls that passed all checks and took the step in C++."""
+_checked: WeakKeyDictionary[type, set[tuple]] = WeakKeyDictionary()
+"""By class, what :func:`_setting` told of calls that passed all checks and took the step in C++."""
 
 
 class Maps(NamedTuple):
@@ -47,15 +50,6 @@ class Maps(NamedTuple):
     lin_l: Any
     lin_r: Any
     """None where ``lin_l`` stands in its place."""
-
-
-class _EdgeFeatures(NamedTuple):
-    edge_attr: Tensor | None
-    """By id."""
-    edge_weight: Tensor | None
-    origin: Tensor | None
-    """What was passed, if ``edge_attr`` was made of it; it must have the hash."""
-    hash: int
 
 
 def first(
@@ -86,8 +80,8 @@ def first(
     if out is None:
         return joined.layer(call)
     if type(neighbours.edge_index) is Tensor:
-        _note(_setting(layer, x.dtype))
-        neighbours.know(graph, edge_attr)
+        _note(type(layer), _setting(layer, x.dtype))
+        neighbours.know(graph)
     return out
 
 
@@ -103,25 +97,49 @@ def again(
         edge_index: the adjacency.
         edge_attr: features of the edges, if any.
     """
-    if torch.compiler.is_compiling() or type(x) is not Tensor or x.dim() != 2:
+    if torch.compiler.is_compiling() or type(x) is not Tensor or type(edge_index) is not Tensor:
+        return None
+    try:
+        found = _known_call(layer, base, x, edge_index, edge_attr)
+    except AttributeError:  # the checks tell what the layer lacks, and what else is wrong
+        return None
+    return None if found is None else joined.step(*found)
+
+
+def _known_call(
+    layer: MessagePassing, base: type, x: Tensor, edge_index: Tensor, edge_attr: Any
+) -> tuple[joined.Call, joined.Origin] | None:
+    setting = _setting(layer, x.dtype)
+    if x.dim() != 2 or setting is None or setting not in _checked.get(type(layer), ()):
         return None
     known = known_neighbours(edge_index, x.size(0), layer.add_self_loops, layer.flow)
-    if known is None or _setting(layer, x.dtype) not in _checked:
-        return None
     maps = _maps_of(layer)
     if (
-        maps is None
+        known is None
+        or maps is None
         or is_observed()
         or why_message_passing(layer, base) is not None
         or not can_be(layer, x, maps)
+        or (edge_attr is None) != (layer.edge_dim is None)
     ):
         return None
-    features = _known_features(layer, known, edge_attr)
-    if features is None:
-        return None
-    given, weight, origin, of_features = features
-    call = _prepared(layer, x, maps, known.value, given, weight, None)
-    return joined.step(call, (edge_index, origin, known.hash, of_features))
+    graph, given, weight, of_attr = known.value, edge_attr, None, 0
+    if edge_attr is not None:
+        lin_edge = layer.lin_edge
+        weight = lin_edge.weight
+        if type(edge_attr) is not Tensor or type(weight) is not Parameter:
+            return None
+        if lin_edge.in_channels != weight.size(-1):
+            return None
+        if layer.add_self_loops:
+            features = known_features(graph, layer.fill_value, layer.flow)
+            if features is None:
+                return None
+            given, of_attr = features
+    call = _prepared(layer, x, maps, graph, given, weight, None)
+    return call, joined.Origin(
+        edge_index, known.hash, None if given is edge_attr else edge_attr, of_attr
+    )
 
 
 def can_be(layer: MessagePassing, x: Tensor, maps: Maps) -> bool:
@@ -129,6 +147,7 @@ def can_be(layer: MessagePassing, x: Tensor, maps: Maps) -> bool:
     lin_l, lin_r = maps
     return (
         layer.bias is not None
+        and layer.att is not None
         and joined.takes(x)
         and is_bare_map(lin_l)
         and (lin_r is None or is_bare_map(lin_r))
@@ -136,34 +155,11 @@ def can_be(layer: MessagePassing, x: Tensor, maps: Maps) -> bool:
 
 
 def _maps_of(layer: MessagePassing) -> Maps | None:
-    """The maps of a layer without a residual; None if there are none, or another."""
-    modules = layer._modules
-    lin_l, lin_r = modules.get("lin_l"), modules.get("lin_r")
-    if lin_l is None or lin_r is None or layer._parameters.get("res", layer) is not None:
+    """The maps of a layer without a residual; None where they are to be checked."""
+    lin_l, lin_r, res = (part_of(layer, name) for name in ("lin_l", "lin_r", "res"))
+    if res is not None or (layer.share_weights and lin_r is not lin_l):
         return None
     return Maps(lin_l, None if layer.share_weights else lin_r)
-
-
-def _known_features(layer: MessagePassing, known: Known, edge_attr: Any) -> _EdgeFeatures | None:
-    """Features by edge id; None where they are to be made, or wrong."""
-    if (edge_attr is None) != (layer.edge_dim is None):
-        return None
-    if edge_attr is None:
-        return _EdgeFeatures(None, None, None, 0)
-    lin_edge = layer.lin_edge
-    if lin_edge is None:
-        return None
-    weight = lin_edge._parameters.get("weight")
-    if not layer.add_self_loops:
-        return _EdgeFeatures(edge_attr, weight, None, 0)
-    features = known.features
-    if (
-        features is None
-        or features.edge_attr() is not edge_attr
-        or features.fill_value != layer.fill_value
-    ):
-        return None
-    return _EdgeFeatures(features.filled, weight, edge_attr, features.hash)
 
 
 def _prepared(
@@ -207,15 +203,16 @@ def _prepared(
 def _setting(layer: MessagePassing, dtype: torch.dtype) -> tuple | None:
     """All but modules and tensors that the checks of a call look at; None if that has no end."""
     options = _options_of(layer)
-    slope, dropout, fill_value = map(type, options[:3])
-    if slope not in _NUMBERS or dropout not in _NUMBERS or fill_value not in _FILL_VALUES:
+    types = tuple(map(type, options))
+    if not _PLAIN.issuperset(types):
         return None
-    return type(layer), dtype, requested_backend(layer.backend), slope, dropout, *options
+    return dtype, backend_in_force(), types, options
 
 
-def _note(setting: tuple | None) -> None:
+def _note(cls: type, setting: tuple | None) -> None:
     """Keeps the setting of a call, which needs no checks any more."""
     if setting is not None:
-        if len(_checked) >= _MOST_KEPT:
-            _checked.clear()
-        _checked.add(setting)
+        settings = _checked.setdefault(cls, set())
+        if len(settings) >= _MOST_KEPT:
+            settings.clear()
+        settings.add(setting)

@@ -109,11 +109,16 @@ def use_backend(name: str) -> Iterator[None]:
 
 def requested_backend(own: str) -> str:
     """The name in force: that of :func:`use_backend`, else the caller's own, checked."""
+    return backend_in_force() or check_backend_name(own)
+
+
+def backend_in_force() -> str | None:
+    """The name of the innermost :func:`use_backend`, if there is one."""
     if torch.compiler.is_dynamo_compiling():
         entries: Sequence[_Entry] = _entered.entries
     else:
         entries = _in_force.get()
-    return entries[-1].name if entries else check_backend_name(own)
+    return entries[-1].name if entries else None
 
 
 def select_backend(

@@ -49,7 +49,7 @@ def check(
     check_dropout(layer.dropout)
     att = layer._parameters.get("att")
     check_not_distributed("att", layer.att if att is None else att)
-    lin_l, lin_r, res = _part(layer, "lin_l"), _part(layer, "lin_r"), _part(layer, "res")
+    lin_l, lin_r, res = (part_of(layer, name) for name in ("lin_l", "lin_r", "res"))
     x_src, x_dst = check_features(x, lin_l, lin_r)
     if res is not None:
         check_feature_size("x", x_dst, res)
@@ -72,7 +72,7 @@ def check(
     return Arguments(x_src, x_dst, neighbours, lin_l, lin_r, res)
 
 
-def _part(layer, name: str):
+def part_of(layer, name: str):
     """An attribute of a layer, a module without the search of ``Module.__getattr__``."""
     found = layer._modules.get(name)
     return getattr(layer, name) if found is None else found

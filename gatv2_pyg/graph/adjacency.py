@@ -7,7 +7,6 @@ are destinations.
 
 from __future__ import annotations
 
-import weakref
 from typing import Any, NamedTuple
 
 import torch
@@ -23,17 +22,9 @@ from torch_geometric.utils import (
 )
 
 from gatv2_pyg.graph import grouping
-from gatv2_pyg.graph.cache import (
-    Features,
-    Known,
-    cached,
-    content_of,
-    know,
-    known,
-    signed,
-)
+from gatv2_pyg.graph.cache import Known, cached, content_of, know, known, signed
 from gatv2_pyg.graph.loops import FillValue, with_loop_features
-from gatv2_pyg.graph.operators import check_edge_index
+from gatv2_pyg.graph.operators import check_edge_index, check_flow
 from gatv2_pyg.graph.structure import Graph
 from gatv2_pyg.graph.tracing import reading_values, values_unknown
 
@@ -75,16 +66,18 @@ class Neighbours(NamedTuple):
         """Takes an adjacency that passed :func:`check_adjacency`.
 
         Raises:
-            ValueError: a matrix has the wrong shape, or its indices are not sound.
+            ValueError: ``flow`` is unknown, a matrix has the wrong shape, or its indices are not
+                sound.
             EdgeIndexError: an index of a matrix points to no node.
         """
+        check_flow(flow)
         if flow == "target_to_source":
             # PyG's message passing leaves x[1] beyond the rows of x[0] aside then.
             num_dst = min(num_src, num_dst)
         if is_matrix(edge_index):
             _check_matrix(edge_index, num_src, num_dst)
             edge_index = _rows_first(edge_index)
-        return cls(edge_index, edge_attr, num_src, num_dst, self_loops, fill_value, flow)
+        return cls(edge_index, edge_attr, num_src, num_dst, bool(self_loops), fill_value, flow)
 
     @property
     def num_nodes(self) -> int:
@@ -103,21 +96,14 @@ class Neighbours(NamedTuple):
 
     @property
     def _flags(self) -> tuple[int, int, bool, str]:
-        return _flags_of(self.num_src, self.num_dst, self.self_loops, self.flow)
+        return self.num_src, self.num_dst, self.self_loops, self.flow
 
-    def know(self, graph: Graph, features: Tensor | None) -> None:
-        """Lets :func:`known_neighbours` find what :meth:`graph` and :meth:`features` gave.
+    def know(self, graph: Graph) -> None:
+        """Lets :func:`known_neighbours` find what :meth:`graph` gave.
 
         For a plain ``edge_index`` on the CPU.
         """
-        found = None
-        remembered = graph.remembered
-        if self.edge_attr is not None and self.self_loops:
-            if remembered is None or remembered[1] is not features:
-                return
-            (fill_value, _, (of_attr, *_)), filled = remembered
-            found = Features(weakref.ref(self.edge_attr), signed(of_attr), fill_value, filled)
-        know(self.edge_index, self._flags, graph, found)
+        know(self.edge_index, self._flags, graph)
 
     def _group(self) -> Graph:
         if is_matrix(self.edge_index):
@@ -201,18 +187,25 @@ class Neighbours(NamedTuple):
         return graph.remember((self.fill_value, self.flow, content), build)
 
 
-def known_neighbours(edge_index: Any, num_nodes: int, self_loops: bool, flow: str) -> Known | None:
-    """What :meth:`Neighbours.know` was told of such a call on one set of nodes.
+def known_neighbours(
+    edge_index: Tensor, num_nodes: int, self_loops: bool, flow: str
+) -> Known | None:
+    """The graph that :meth:`Neighbours.know` was told of in such a call on one set of nodes.
 
-    Indices and features may have changed since: their hashes tell.
+    Indices may have changed since: their hash tells.
     """
-    return known(edge_index, _flags_of(num_nodes, num_nodes, self_loops, flow))
+    return known(edge_index, (num_nodes, num_nodes, self_loops, flow))
 
 
-def _flags_of(
-    num_src: int, num_dst: int, self_loops: bool, flow: str
-) -> tuple[int, int, bool, str]:
-    return num_src, num_dst, self_loops, flow
+def known_features(graph: Graph, fill_value: FillValue, flow: str) -> tuple[Tensor, int] | None:
+    """The last features that :meth:`Neighbours.features` gave on a graph with self-loops.
+
+    With the hash of the edges' own that they were made of.
+    """
+    if graph.remembered is None:
+        return None
+    (of_value, of_flow, (of_attr, *_)), filled = graph.remembered
+    return (filled, signed(of_attr)) if (of_value, of_flow) == (fill_value, flow) else None
 
 
 _MOST_KEPT = 64 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ _NUMBERS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _lock = process_lock()
 _made: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 _recent: OrderedDict[Hashable, object] = OrderedDict()
-_known: dict[Hashable, weakref.ref[_Held]] = {}
+_known: dict[Hashable, weakref.ref[Known]] = {}
 """By id of the tensor and flags; what is pointed to is held by :data:`_made`."""
 _enabled = True
 _check_content = False
@@ -80,62 +80,40 @@ def cached(key: Tensor, flags: Hashable, build: Callable[[], Value]) -> Value:
     return value
 
 
-class Features(NamedTuple):
-    """Features by edge id, and what they were made of."""
-
-    edge_attr: Callable[[], Tensor | None]
-    """The edges' own, by a weak reference."""
-    hash: int
-    fill_value: Hashable
-    filled: Tensor
-    """Those, and below them the features of added self-loops."""
-
-
-class Known(NamedTuple):
+class Known:
     """What the cache holds for a tensor, for a call that confirms it by the hash of its rows.
 
-    Hashes are 64 bits as a signed number.
+    Attributes:
+        key: the tensor, by a weak reference.
+        hash: 64 bits, as a signed number.
+        value: what is held.
     """
 
-    key: Callable[[], Tensor | None]
-    """The tensor, by a weak reference."""
-    hash: int
-    value: Any
-    features: Features | None
+    def __init__(self, key: Tensor, unsigned: int, value: Any) -> None:
+        self.key, self.hash, self.value = weakref.ref(key), signed(unsigned), value
 
 
-class _Held:
-    """A :class:`Known` that weak references may point to."""
-
-    def __init__(self, known: Known) -> None:
-        self.known = known
-
-
-def know(key: Tensor, flags: Hashable, value: object, features: Features | None = None) -> None:
+def know(key: Tensor, flags: Hashable, value: object) -> None:
     """Lets :func:`known` find ``value``, if the cache holds it for a tensor on the CPU."""
     with _lock:
         entries = _made.get(key)
         if entries is None or entries.get(flags) is not value:
             return
-        before = known(key, flags)
-        if features is None and before is not None and before.value is value:
-            features = before.features
         _, of_rows = entries["state"]
-        held = _Held(Known(weakref.ref(key), signed(of_rows), value, features))
         # The entries keep it for as long as the tensor lives.
-        entries[_Held, flags] = held
+        entries.setdefault(Known, {})[flags] = found = Known(key, of_rows, value)
         place = id(key), flags
         _known.pop(place, None)
-        _known[place] = weakref.ref(held)
+        _known[place] = weakref.ref(found)
         while len(_known) > _MAX_KNOWN:
             del _known[next(iter(_known))]
 
 
-def known(key: object, flags: Hashable) -> Known | None:
+def known(key: Tensor, flags: Hashable) -> Known | None:
     """What :func:`know` was last told of this tensor, which may have changed since."""
     reference = _known.get((id(key), flags))
-    held = None if reference is None else reference()
-    return held.known if held is not None and held.known.key() is key else None
+    found = None if reference is None else reference()
+    return found if found is not None and found.key() is key else None
 
 
 def signed(value: int) -> int:

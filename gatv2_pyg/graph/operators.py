@@ -315,6 +315,14 @@ def check_edge_index(edge_index: Tensor) -> None:
         )
 
 
+def check_flow(flow: str) -> None:
+    """Raises ValueError unless ``flow`` is one of PyG's."""
+    if flow not in ("source_to_target", "target_to_source"):
+        raise ValueError(
+            f"Expected 'flow' to be 'source_to_target' or 'target_to_source', got {flow!r}"
+        )
+
+
 def check_counts(num_src: int, num_dst: int) -> None:
     """Raises TypeError or ValueError unless both numbers of nodes are integers from 0 on."""
     for name, count in (("num_src", num_src), ("num_dst", num_dst)):

@@ -95,10 +95,7 @@ class Graph:
             EdgeIndexError: an index points to no node (an IndexError and a ValueError).
         """
         operators.check_edge_index(edge_index)
-        if flow not in ("source_to_target", "target_to_source"):
-            raise ValueError(
-                f"Expected 'flow' to be 'source_to_target' or 'target_to_source', got {flow!r}"
-            )
+        operators.check_flow(flow)
         num_dst = num_src if num_dst is None else num_dst
         operators.check_counts(num_src, num_dst)
         sources_first = flow == "source_to_target"

@@ -89,13 +89,22 @@ class Call(NamedTuple):
     """The probability; the seed is drawn where the output is computed."""
 
 
-def step(call: Call, origin: tuple[Tensor, Tensor | None, int, int] | None = None) -> Tensor | None:
+class Origin(NamedTuple):
+    """What a graph and its features were made of; it must have the hashes that it had then."""
+
+    edge_index: Tensor
+    hash_of_edges: int
+    edge_attr: Tensor | None
+    """The edges' own features, where those of self-loops are below them in the call."""
+    hash_of_features: int
+
+
+def step(call: Call, origin: Origin | None = None) -> Tensor | None:
     """The output of a layer by the step in C++; None where it does not take the call.
 
     Args:
         call: what is computed.
-        origin: ``edge_index``, and the edges' features if those of self-loops are below them in the
-            call, with the hashes that they had when the graph was made; they must have them still.
+        origin: what is to be confirmed, if anything.
 
     Returns:
         ``[N, H * C]``.

@@ -174,9 +174,8 @@ OptionalTensor layer_step(const Tensor& x, const Tensor& weight_l, const Optiona
                           const OptionalTensor& edge_weight, std::vector<Tensor> by_dst,
                           std::vector<Tensor> by_src, int64_t num_src, int64_t num_ids,
                           double negative_slope, double dropout,
-                          const OptionalTensor& from_edge_index,
-                          const OptionalTensor& from_edge_attr, int64_t hash_of_edges,
-                          int64_t hash_of_features) {
+                          const OptionalTensor& from_edge_index, int64_t hash_of_edges,
+                          const OptionalTensor& from_edge_attr, int64_t hash_of_features) {
   TORCH_CHECK_VALUE(by_dst.size() == kNumRows && (by_src.empty() || by_src.size() == kNumRows),
                     "Expected 'by_dst' and 'by_src' to hold ", kNumRows, " tensors, got ",
                     by_dst.size(), " and ", by_src.size());
@@ -222,7 +221,7 @@ TORCH_LIBRARY_FRAGMENT(gatv2_pyg, library) {
       "layer_step(Tensor x, Tensor weight_l, Tensor? bias_l, Tensor? weight_r, Tensor? bias_r, "
       "Tensor att, Tensor bias, Tensor? edge_attr, Tensor? edge_weight, Tensor[] by_dst, "
       "Tensor[] by_src, int num_src, int num_ids, float negative_slope, float dropout, "
-      "Tensor? from_edge_index=None, Tensor? from_edge_attr=None, int hash_of_edges=0, "
+      "Tensor? from_edge_index=None, int hash_of_edges=0, Tensor? from_edge_attr=None, "
       "int hash_of_features=0) -> Tensor?",
       &gatv2::layer::layer_step);
 }

@@ -71,10 +71,16 @@ inline std::optional<int64_t> hash(const std::array<HashPart, 2>& parts, int64_t
   return static_cast<int64_t>(found);
 }
 
+// As INDEX_DTYPES of gatv2_pyg/graph/operators.py.
+inline bool is_index(at::ScalarType type) {
+  return type == at::kLong || type == at::kInt || type == at::kShort || type == at::kChar ||
+         type == at::kByte;
+}
+
 // Rows of indices, in any strides.
 inline bool are_the_edges(const Tensor& edge_index, int64_t expected) {
   if (!is_plain(edge_index) || edge_index.dim() != 2 || edge_index.size(0) != 2 ||
-      !at::isIntegralType(edge_index.scalar_type(), false))
+      !is_index(edge_index.scalar_type()))
     return false;
   std::array<HashPart, 2> parts;
   const auto* const data = static_cast<const char*>(edge_index.const_data_ptr());
@@ -101,7 +107,8 @@ inline bool are_the_features(const Tensor& edge_attr, const Tensor& given, int64
 inline bool is_true(const Origin& origin, const Tensors& of) {
   if (origin.edge_index.defined() && !are_the_edges(origin.edge_index, origin.hash_of_edges))
     return false;
-  return !origin.edge_attr.defined() ||
+  if (!origin.edge_attr.defined()) return true;
+  return origin.edge_index.defined() &&
          are_the_features(origin.edge_attr, of[kEdgeAttr], origin.edge_index.size(1),
                           origin.hash_of_features);
 }
