@@ -25,7 +25,6 @@ from gatv2_pyg.ops import joined
 from gatv2_pyg.passing import is_observed, why_message_passing
 
 _options_of = attrgetter(
-    "negative_slope",
     "dropout",
     "fill_value",
     "heads",
@@ -80,7 +79,7 @@ def first(
     if out is None:
         return joined.layer(call)
     if type(neighbours.edge_index) is Tensor:
-        _note(type(layer), _setting(layer, x.dtype))
+        _note(type(layer), _setting(layer))
         neighbours.know(graph)
     return out
 
@@ -109,7 +108,7 @@ def again(
 def _known_call(
     layer: MessagePassing, base: type, x: Tensor, edge_index: Tensor, edge_attr: Any
 ) -> tuple[joined.Call, joined.Origin] | None:
-    setting = _setting(layer, x.dtype)
+    setting = _setting(layer)
     if x.dim() != 2 or setting is None or setting not in _checked.get(type(layer), ()):
         return None
     known = known_neighbours(edge_index, x.size(0), layer.add_self_loops, layer.flow)
@@ -200,13 +199,13 @@ def _prepared(
     )
 
 
-def _setting(layer: MessagePassing, dtype: torch.dtype) -> tuple | None:
+def _setting(layer: MessagePassing) -> tuple | None:
     """All but modules and tensors that the checks of a call look at; None if that has no end."""
     options = _options_of(layer)
     types = tuple(map(type, options))
     if not _PLAIN.issuperset(types):
         return None
-    return dtype, backend_in_force(), types, options
+    return backend_in_force(), types, options
 
 
 def _note(cls: type, setting: tuple | None) -> None:

@@ -57,6 +57,23 @@ def test_layers_that_fill_loops_otherwise_on_the_same_edges():
             agree(case.found(), want)
 
 
+def test_a_fill_value_that_is_a_tensor_of_one_that_is_known():
+    case = Case(fill_value=0.5)
+    want = case.found()
+    case.layer.fill_value = torch.full((BONDS,), 0.5)
+    agree(case.found(), want)
+
+
+def test_what_the_cache_does_not_hold_is_not_known():
+    edge_index = torch.randint(9, (2, 20))
+    value = cache.cached(edge_index, "flags", object)
+    cache.know(edge_index, "flags", object())
+    cache.know(edge_index.clone(), "flags", value)
+    assert cache.known(edge_index, "flags") is None
+    cache.know(edge_index, "flags", value)
+    assert cache.known(edge_index, "flags").value is value
+
+
 def test_features_that_a_layer_lacks_or_does_not_take():
     with_bonds, without = Case(), Case(with_bonds=False)
     without.edge_index = with_bonds.edge_index
