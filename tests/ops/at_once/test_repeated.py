@@ -261,7 +261,7 @@ def test_few_features_and_none(checks):
             agree(each.found(), want)
 
 
-def test_the_operator_takes_no_origin_of_features_alone():
+def test_the_operator_refuses_what_it_lacks():
     case = Case()
     case()
     graph = cache.known(case.edge_index, (NODES, NODES, True, "source_to_target")).value
@@ -273,3 +273,8 @@ def test_the_operator_takes_no_origin_of_features_alone():
     step = native.layer_step()
     assert step(*tensors, by_dst, by_src, *numbers) is not None
     assert step(*tensors, by_dst, by_src, *numbers, None, 0, case.edge_attr, 0) is None
+    assert step(*tensors, by_dst, (), *numbers) is None
+    with torch.no_grad():
+        assert step(*tensors, by_dst, (), *numbers) is not None
+    with pytest.raises(ValueError, match="Expected 'by_dst' and 'by_src' to hold 5 tensors"):
+        step(*tensors, by_dst[:3], by_src, *numbers)

@@ -1,5 +1,5 @@
-// Whether the step takes a call: what `takes` and `fits` of gatv2_pyg/ops/joined.py tell before the
-// step in Python, and whether the edges and their features are those that a graph was made of.
+// Whether the step takes a call: what `fits` of gatv2_pyg/ops/joined.py tells before the step in
+// Python, and whether the edges and their features are those that a graph was made of.
 #pragma once
 
 #include <algorithm>
@@ -34,7 +34,7 @@ inline bool fit_edges(const Tensors& of, const Call& call, int64_t width) {
 }
 
 inline bool fit(const Tensors& of, const Call& call, int64_t num_src) {
-  if (is_watched() || !std::all_of(of.begin(), of.end(), is_plain)) return false;
+  if (!std::all_of(of.begin(), of.end(), is_plain)) return false;
   const Tensor &x = of[kX], &att = of[kAtt];
   const auto dtype = x.scalar_type();
   if (x.dim() != 2 || (dtype != at::kFloat && dtype != at::kDouble) || att.dim() != 3 ||
