@@ -12,6 +12,7 @@ if not torch.cuda.is_available():
     # Triton reads this when it is imported; its kernels then run on CPU tensors.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -24,3 +25,10 @@ settings.load_profile("gatv2_pyg")
 
 # Two threads in MKL's first exp of doubles leave half of it exact to 3e-9 only, now and then.
 torch.zeros(1000, dtype=torch.float64).exp()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """No test is named after an address: workers have to collect the same names."""
+    named = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if named:
+        raise pytest.UsageError(f"expected names that are the same in every process, got {named}")

@@ -22,6 +22,10 @@ def setting(name, value):
     return change
 
 
+def twice(x_j, alpha):
+    return x_j * alpha.unsqueeze(-1) * 2
+
+
 OPTIONS = [
     ("negative_slope", [0.5, 0, True, 1e39, "much", torch.tensor(0.4)]),
     ("dropout", [0.5, 0, 1, 1.0, True, 2.0, float("nan"), "half", torch.tensor(0.3)]),
@@ -46,19 +50,21 @@ OPTIONS = [
     ("lin_l", [Linear(FEATURES, 20), Linear(5, 20), Linear(FEATURES, 10), torch.nn.Identity()]),
     ("lin_r", [torch.nn.Linear(FEATURES, 20), Linear(FEATURES, 24)]),
     ("aggr_module", [MeanAggregation()]),
-    ("message", [lambda x_j, alpha: x_j * alpha.unsqueeze(-1) * 2]),
+    ("message", [twice]),
 ]
 
 
 def of_layer():
     for name, values in OPTIONS:
         for value in values:
-            kind = (
-                type(value).__name__
-                if isinstance(value, (torch.Tensor, torch.nn.Module))
-                else value
-            )
-            yield pytest.param(setting(name, value), id=f"{name}={kind}")
+            yield pytest.param(setting(name, value), id=f"{name}={told(value)}")
+
+
+def told(value):
+    """The same in every process, whatever ``value`` is: what tests are named after."""
+    if isinstance(value, (torch.Tensor, torch.nn.Module)):
+        return type(value).__name__
+    return value.__name__ if callable(value) else value
 
 
 def call(function):
