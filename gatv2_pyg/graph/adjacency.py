@@ -22,7 +22,7 @@ from torch_geometric.utils import (
 )
 
 from gatv2_pyg.graph import grouping
-from gatv2_pyg.graph.cache import Known, cached, content_of, know, known, signed
+from gatv2_pyg.graph.cache import Known, cached, content_of, know, known, learn, signed
 from gatv2_pyg.graph.loops import FillValue, with_loop_features
 from gatv2_pyg.graph.operators import check_edge_index, check_flow
 from gatv2_pyg.graph.structure import Graph
@@ -206,6 +206,29 @@ def known_features(graph: Graph, fill_value: FillValue, flow: str) -> tuple[Tens
         return None
     (of_value, of_flow, (of_attr, *_)), filled = graph.remembered
     return (filled, signed(of_attr)) if (of_value, of_flow) == (fill_value, flow) else None
+
+
+def learn_neighbours(
+    edge_index: Tensor, of_rows: int, graph: Graph, self_loops: bool, flow: str
+) -> None:
+    """Lets :func:`known_neighbours` find a graph that was made elsewhere, on one set of nodes.
+
+    With the hash of what it was made of.
+    """
+    flags = graph.num_src, graph.num_dst, self_loops, flow
+    learn(edge_index, of_rows, flags, graph)
+
+
+def learn_features(
+    graph: Graph, fill_value: FillValue, flow: str, edge_attr: Tensor, of_attr: int, filled: Tensor
+) -> None:
+    """Lets :func:`known_features` find features that were made elsewhere, if they may be kept.
+
+    With the hash of the edges' own that they were made of.
+    """
+    if edge_attr.nbytes <= _MOST_KEPT:
+        content = of_attr % 2**64, edge_attr.dtype, edge_attr.shape
+        graph.remember((fill_value, flow, content), lambda: filled)
 
 
 _MOST_KEPT = 64 << 20

@@ -60,6 +60,11 @@ def set_graph_cache(enabled: bool, *, check_content: bool = False) -> None:
             _known.clear()
 
 
+def graph_cache_is_on() -> bool:
+    """Whether graphs are kept."""
+    return _enabled
+
+
 def cached(key: Tensor, flags: Hashable, build: Callable[[], Value]) -> Value:
     """What ``build`` made of ``key`` under ``flags``, from the cache where that is still true."""
     if not _enabled:
@@ -73,11 +78,17 @@ def cached(key: Tensor, flags: Hashable, build: Callable[[], Value]) -> Value:
             return entries[flags]
     value = build()
     with _lock:
-        entries = _made.get(key)
-        if entries is None or entries["state"] != state or len(entries) > _MAX_PER_TENSOR:
-            entries = _made[key] = {"state": state}
-        entries[flags] = value
+        _hold(key, state, flags, value)
     return value
+
+
+def _hold(key: Tensor, state: Hashable, flags: Hashable, value: object) -> dict:
+    """What is held for the tensor then; with :data:`_lock`."""
+    entries = _made.get(key)
+    if entries is None or entries["state"] != state or len(entries) > _MAX_PER_TENSOR:
+        entries = _made[key] = {"state": state}
+    entries[flags] = value
+    return entries
 
 
 class Known:
@@ -97,16 +108,33 @@ def know(key: Tensor, flags: Hashable, value: object) -> None:
     """Lets :func:`known` find ``value``, if the cache holds it for a tensor on the CPU."""
     with _lock:
         entries = _made.get(key)
-        if entries is None or entries.get(flags) is not value:
-            return
-        _, of_rows = entries["state"]
-        # The entries keep it for as long as the tensor lives.
-        entries.setdefault(Known, {})[flags] = found = Known(key, of_rows, value)
-        place = id(key), flags
-        _known.pop(place, None)
-        _known[place] = weakref.ref(found)
-        while len(_known) > _MAX_KNOWN:
-            del _known[next(iter(_known))]
+        if entries is not None and entries.get(flags) is value:
+            _know(key, entries, flags, value)
+
+
+def learn(key: Tensor, of_rows: int, flags: Hashable, value: object) -> None:
+    """Holds what was made of a tensor on the CPU, and lets :func:`known` find it.
+
+    Args:
+        key: indices in rows.
+        of_rows: the hash of these, as a signed number.
+        flags: what else the value was made of.
+        value: what is held, if the cache is on.
+    """
+    with _lock:
+        if _enabled:
+            _know(key, _hold(key, (key.shape, of_rows % 2**64), flags, value), flags, value)
+
+
+def _know(key: Tensor, entries: dict, flags: Hashable, value: object) -> None:
+    _, of_rows = entries["state"]
+    # The entries keep it for as long as the tensor lives.
+    entries.setdefault(Known, {})[flags] = found = Known(key, of_rows, value)
+    place = id(key), flags
+    _known.pop(place, None)
+    _known[place] = weakref.ref(found)
+    while len(_known) > _MAX_KNOWN:
+        del _known[next(iter(_known))]
 
 
 def known(key: Tensor, flags: Hashable) -> Known | None:

@@ -21,6 +21,11 @@ _SUMS = {"mean": True, "add": False, "sum": False}
 """Reductions that the kernels have, and whether they are means."""
 
 
+def is_mean(fill_value: FillValue) -> bool | None:
+    """Whether a reduction that the kernels have is a mean; None: it is none of them."""
+    return _SUMS.get(fill_value) if isinstance(fill_value, str) else None
+
+
 def with_loop_features(
     edge_attr: Tensor,
     edge_index: Tensor,
@@ -42,7 +47,7 @@ def with_loop_features(
         loops = fill_value.to(edge_attr.device, edge_attr.dtype)
         loops = (loops if loops.dim() == edge_attr.dim() else loops.unsqueeze(0)).expand(size)
     elif isinstance(fill_value, str):
-        mean = _SUMS.get(fill_value)
+        mean = is_mean(fill_value)
         if mean is not None and graph is not None and _suits(edge_attr, graph, num_loops):
             return _summed(edge_attr, graph, num_loops, mean)
         group = _groups(edge_index, num_loops)

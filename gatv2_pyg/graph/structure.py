@@ -56,10 +56,11 @@ class Graph:
         num_ids: int,
         complete: bool | None,
         plain: bool = True,
+        by_src: Rows | None = None,
     ) -> Graph:
         graph = cls.__new__(cls)
         graph._by_dst = by_dst
-        graph._by_src = None
+        graph._by_src = by_src
         graph._unmarked = True
         graph._num_src = num_src
         graph._num_dst = num_dst
@@ -162,6 +163,19 @@ class Graph:
                 rows = rows._replace(pieces=used[0], cuts=used[1])
                 require_sound("by_dst", rows, Extent(num_dst, num_src, num_ids, num_src))
         return cls._of(rows, num_src, num_dst, num_ids, complete=True, plain=plain)
+
+    @classmethod
+    def of_grouped(cls, by_dst: Rows, by_src: Rows | None, num_ids: int) -> Graph:
+        """Takes what :meth:`from_edge_index` would make of edges on one set of nodes, untold.
+
+        Args:
+            by_dst: as :attr:`by_dst` has it.
+            by_src: as :attr:`by_src` has it, if it was made already.
+            num_ids: the number of edge ids.
+        """
+        num_nodes = by_dst.ptr.numel() - 1
+        complete = by_dst.idx.numel() == num_ids
+        return cls._of(by_dst, num_nodes, num_nodes, num_ids, complete, by_src=by_src)
 
     def rows(self, start: int, stop: int) -> Graph:
         """The edges that point to the destinations ``start`` to ``stop - 1``, under their ids here.

@@ -119,11 +119,11 @@ def step(call: Call, origin: Origin | None = None) -> Tensor | None:
         or not have_plain_types(arguments)
     ):
         return None
-    compiled = native.layer_step()
+    compiled = native.operators()
     if compiled is None:
         return None
     numbers = num_src, num_ids, float(slope), float(dropout)
-    return compiled(*arguments[:-1], by_dst, by_src or (), *numbers, *(origin or ()))
+    return compiled.layer_step(*arguments[:-1], by_dst, by_src or (), *numbers, *(origin or ()))
 
 
 def layer(call: Call) -> Tensor | None:

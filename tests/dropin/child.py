@@ -73,9 +73,10 @@ def _count_fused_calls() -> list[int]:
 
     for name in ("forward", "forward_biased"):
         setattr(kernels, name, counted(getattr(kernels, name)))
-    step = native.layer_step()
-    if step is not None:
-        native.layer_step = lambda: counted(step)
+    compiled = native.operators()
+    if compiled is not None:
+        watched = compiled._replace(layer_step=counted(compiled.layer_step))
+        native.operators = lambda: watched
     return calls
 
 

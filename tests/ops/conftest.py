@@ -12,7 +12,7 @@ from gatv2_pyg.ops import joined, native
 def way(request, monkeypatch):
     """The step of a layer with and without Python between its operations."""
     if request.param == "Python":
-        monkeypatch.setattr(native, "layer_step", lambda: None)
+        monkeypatch.setattr(native, "operators", lambda: None)
     elif native.unavailable() is not None:
         pytest.skip(f"no step in C++: {native.unavailable()}")
     return request.param

@@ -35,14 +35,15 @@ SHAPES = [(1, 1), (1, 7), (4, 6), (8, 8), (3, 20), (2, 64), (17, 3)]
 @pytest.fixture
 def steps(monkeypatch):
     """Calls of the step in C++, which may be switched off."""
-    step = native.layer_step()
+    compiled = native.operators()
     state = {"calls": 0, "on": True}
 
     def counted(*args):
         state["calls"] += 1
-        return step(*args)
+        return compiled.layer_step(*args)
 
-    monkeypatch.setattr(native, "layer_step", lambda: counted if state["on"] else None)
+    watched = compiled._replace(layer_step=counted)
+    monkeypatch.setattr(native, "operators", lambda: watched if state["on"] else None)
     return state
 
 

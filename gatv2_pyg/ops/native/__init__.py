@@ -1,5 +1,7 @@
 """The layer's step in C++: :mod:`gatv2_pyg.ops.joined` without Python between its operations.
 
+And its graph, so: what :class:`gatv2_pyg.Graph` makes of new edges.
+
 The library is built where the Python that builds has torch, and is loaded beside that version of
 torch alone.  It calls the CPU kernels that the launcher has loaded.
 """
@@ -10,21 +12,37 @@ import ctypes
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gatv2_pyg.kernels import built, load_kernels
 
-DOORS = ("gatv2_forward", "gatv2_backward", "gatv2_prefer_huge_pages", "gatv2_content_hash")
-"""Functions of the CPU kernels that the step calls."""
+DOORS = (
+    "gatv2_forward",
+    "gatv2_backward",
+    "gatv2_prefer_huge_pages",
+    "gatv2_content_hash",
+    "gatv2_group_by_dst",
+    "gatv2_transpose",
+    "gatv2_piece_tables",
+    "gatv2_loop_features",
+)
+"""Functions of the CPU kernels that this library calls, in the order that it takes them."""
 _NAME = "libgatv2_layer.so"
 _ROOM = Path(__file__).parent
 
 
-def layer_step() -> Callable[..., Tensor | None] | None:
-    """The operator ``gatv2_pyg::layer_step``; None where it can't be used."""
+class Operators(NamedTuple):
+    """What the library adds to ``gatv2_pyg``."""
+
+    layer_step: Callable[..., Tensor | None]
+    layer_graph: Callable[..., tuple[list[Tensor], list[Tensor], Tensor | None, int, int]]
+
+
+def operators() -> Operators | None:
+    """The operators in C++; None where they can't be used."""
     found = _opened()
     return None if isinstance(found, str) else found[0]
 
@@ -36,7 +54,7 @@ def unavailable() -> str | None:
 
 
 @functools.cache
-def _opened() -> tuple[Any, ctypes.CDLL] | str:
+def _opened() -> tuple[Operators, ctypes.CDLL] | str:
     kernels = load_kernels("cpu")
     reason = kernels.unavailable()
     if reason is not None:
@@ -54,7 +72,8 @@ def _opened() -> tuple[Any, ctypes.CDLL] | str:
         return f"it could not be loaded: {error}"
     library = kernels.library()
     _bind(handle, library.handle, library.isa_number, kernels.is_forked())
-    return torch.ops.gatv2_pyg.layer_step.default, handle
+    ops = torch.ops.gatv2_pyg
+    return Operators(ops.layer_step.default, ops.layer_graph.default), handle
 
 
 def _find() -> Path | None:
@@ -76,11 +95,8 @@ def _version() -> str:
 
 
 def _bind(handle: ctypes.CDLL, kernels: ctypes.CDLL, isa: int, forked: bool = False) -> None:
-    doors = (ctypes.cast(getattr(kernels, name), ctypes.c_void_p) for name in DOORS)
-    numbers = isa, int(forked)
-    handle.gatv2_layer_bind.argtypes = (
-        *[ctypes.c_void_p] * len(DOORS),
-        *[ctypes.c_int64] * len(numbers),
-    )
+    doors = [ctypes.cast(getattr(kernels, name), ctypes.c_void_p) for name in DOORS]
+    addresses = (ctypes.c_void_p * len(DOORS))(*(door.value for door in doors))
+    handle.gatv2_layer_bind.argtypes = type(addresses), ctypes.c_int64, ctypes.c_int64
     handle.gatv2_layer_bind.restype = None
-    handle.gatv2_layer_bind(*doors, *numbers)
+    handle.gatv2_layer_bind(addresses, isa, int(forked))

@@ -270,7 +270,7 @@ def test_the_operator_refuses_what_it_lacks():
     tensors = case.x, lin_l.weight, lin_l.bias, lin_r.weight, lin_r.bias
     tensors += case.layer.att, case.layer.bias, graph.remembered[1], lin_edge.weight
     numbers = NODES, num_ids, 0.2, 0.0
-    step = native.layer_step()
+    step = native.operators().layer_step
     assert step(*tensors, by_dst, by_src, *numbers) is not None
     assert step(*tensors, by_dst, by_src, *numbers, None, 0, case.edge_attr, 0) is None
     assert step(*tensors, by_dst, (), *numbers) is None

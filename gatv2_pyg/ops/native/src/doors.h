@@ -19,6 +19,10 @@ struct Doors {
   int64_t (*backward)(const Arguments*, int64_t);
   int64_t (*prefer_huge_pages)(void*, int64_t);
   int64_t (*content_hash)(const HashPart*, int64_t, int64_t, uint64_t*);
+  int64_t (*group_by_dst)(const GroupArguments*, GroupResult*);
+  int64_t (*transpose)(const TransposeArguments*, int64_t*, Finding*);
+  int64_t (*piece_tables)(const PieceArguments*, Finding*);
+  int64_t (*loop_features)(const LoopArguments*);
   int64_t isa;
 };
 

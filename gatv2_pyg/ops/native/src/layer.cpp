@@ -5,7 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "sound.h"
+#include "graph.h"
 
 namespace gatv2::layer {
 namespace {
@@ -196,6 +196,26 @@ OptionalTensor layer_step(const Tensor& x, const Tensor& weight_l, const Optiona
   return attended(tensors, call, tensors[kBiasR], false).result;
 }
 
+// The edges by destination and by source (none where others must make them), the features with
+// those of self-loops below, and the hashes of what they were made of.
+std::tuple<std::vector<Tensor>, std::vector<Tensor>, OptionalTensor, int64_t, int64_t> layer_graph(
+    const Tensor& edge_index, int64_t num_nodes, bool self_loops, bool sources_first,
+    int64_t src_blocks, const OptionalTensor& edge_attr, bool mean) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  const Wanted wanted{num_nodes, self_loops, sources_first, src_blocks};
+  const Tensor features = edge_attr.value_or(Tensor());
+  Graph graph;
+  std::optional<int64_t> of_edges, of_features;
+  if (may_be_kept(edge_index, features, wanted)) {
+    of_edges = hash_of_rows(edge_index);
+    of_features = features.defined() ? hash_of_bits(features) : 0;
+    if (of_edges && of_features) graph = graph_of(edge_index, features, wanted, mean);
+  }
+  return {std::move(graph.by_dst), std::move(graph.by_src),
+          graph.features.defined() ? OptionalTensor(graph.features) : std::nullopt,
+          of_edges.value_or(0), of_features.value_or(0)};
+}
+
 }  // namespace
 }  // namespace gatv2::layer
 
@@ -203,13 +223,20 @@ OptionalTensor layer_step(const Tensor& x, const Tensor& weight_l, const Optiona
 
 GATV2_EXPORT const char* gatv2_layer_sources() { return GATV2_BUILT_FROM; }
 
-GATV2_EXPORT void gatv2_layer_bind(void* forward, void* backward, void* prefer_huge_pages,
-                                   void* content_hash, int64_t isa, int64_t forked) {
+// `addresses`: those of DOORS of __init__.py, in its order.
+GATV2_EXPORT void gatv2_layer_bind(void* const* addresses, int64_t isa, int64_t forked) {
   using gatv2::layer::doors;
-  doors.forward = reinterpret_cast<decltype(doors.forward)>(forward);
-  doors.backward = reinterpret_cast<decltype(doors.backward)>(backward);
-  doors.prefer_huge_pages = reinterpret_cast<decltype(doors.prefer_huge_pages)>(prefer_huge_pages);
-  doors.content_hash = reinterpret_cast<decltype(doors.content_hash)>(content_hash);
+  const auto bind = [&addresses](auto*& door) {
+    door = reinterpret_cast<std::remove_reference_t<decltype(door)>>(*addresses++);
+  };
+  bind(doors.forward);
+  bind(doors.backward);
+  bind(doors.prefer_huge_pages);
+  bind(doors.content_hash);
+  bind(doors.group_by_dst);
+  bind(doors.transpose);
+  bind(doors.piece_tables);
+  bind(doors.loop_features);
   doors.isa = isa;
   gatv2::layer::forked = forked != 0;
   static const int watching = pthread_atfork(nullptr, nullptr, [] { gatv2::layer::forked = true; });
@@ -224,4 +251,8 @@ TORCH_LIBRARY_FRAGMENT(gatv2_pyg, library) {
       "Tensor? from_edge_index=None, int hash_of_edges=0, Tensor? from_edge_attr=None, "
       "int hash_of_features=0) -> Tensor?",
       &gatv2::layer::layer_step);
+  library.def(
+      "layer_graph(Tensor edge_index, int num_nodes, bool self_loops, bool sources_first, "
+      "int src_blocks, Tensor? edge_attr, bool mean) -> (Tensor[], Tensor[], Tensor?, int, int)",
+      &gatv2::layer::layer_graph);
 }

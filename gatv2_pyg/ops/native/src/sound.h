@@ -77,35 +77,48 @@ inline bool is_index(at::ScalarType type) {
          type == at::kByte;
 }
 
-// Rows of indices, in any strides.
-inline bool are_the_edges(const Tensor& edge_index, int64_t expected) {
-  if (!is_plain(edge_index) || edge_index.dim() != 2 || edge_index.size(0) != 2 ||
-      !is_index(edge_index.scalar_type()))
-    return false;
+// Whether it is two rows of indices, in any strides.
+inline bool are_ends(const Tensor& edge_index) {
+  return edge_index.defined() && is_plain(edge_index) && edge_index.dim() == 2 &&
+         edge_index.size(0) == 2 && is_index(edge_index.scalar_type());
+}
+
+inline const void* row_of(const Tensor& indices, int64_t row) {
+  return static_cast<const char*>(indices.const_data_ptr()) +
+         row * indices.stride(0) * indices.element_size();
+}
+
+inline std::optional<int64_t> hash_of_rows(const Tensor& indices) {
   std::array<HashPart, 2> parts;
-  const auto* const data = static_cast<const char*>(edge_index.const_data_ptr());
-  const int64_t bytes = edge_index.element_size();
   for (int64_t row = 0; row < 2; ++row) {
-    parts[row] = {data + row * edge_index.stride(0) * bytes, edge_index.size(1),
-                  edge_index.stride(1), bytes, edge_index.scalar_type() != at::kByte};
+    parts[row] = {row_of(indices, row), indices.size(1), indices.stride(1), indices.element_size(),
+                  indices.scalar_type() != at::kByte};
   }
-  return hash(parts, 2) == expected;
+  return hash(parts, 2);
+}
+
+inline std::optional<int64_t> hash_of_bits(const Tensor& values) {
+  return hash({HashPart{values.const_data_ptr(), values.numel(), 1, values.element_size(), 1}, {}},
+              1);
+}
+
+// Features of edges, of which those with self-loops below may be kept.
+inline bool are_features(const Tensor& edge_attr, int64_t num_edges) {
+  return is_plain(edge_attr) && edge_attr.dim() == 2 && !edge_attr.requires_grad() &&
+         edge_attr.is_contiguous() && edge_attr.size(0) == num_edges;
 }
 
 // `given`, without the rows of added self-loops below it.
 inline bool are_the_features(const Tensor& edge_attr, const Tensor& given, int64_t num_edges,
                              int64_t expected) {
-  if (!is_plain(edge_attr) || edge_attr.dim() != 2 || edge_attr.requires_grad() ||
-      !edge_attr.is_contiguous() || !given.defined() || edge_attr.size(0) != num_edges ||
-      edge_attr.size(1) != given.size(1) || edge_attr.scalar_type() != given.scalar_type())
-    return false;
-  const HashPart bits{edge_attr.const_data_ptr(), edge_attr.numel(), 1, edge_attr.element_size(),
-                      1};
-  return hash({bits, {}}, 1) == expected;
+  return are_features(edge_attr, num_edges) && given.defined() &&
+         edge_attr.size(1) == given.size(1) && edge_attr.scalar_type() == given.scalar_type() &&
+         hash_of_bits(edge_attr) == expected;
 }
 
 inline bool is_true(const Origin& origin, const Tensors& of) {
-  if (origin.edge_index.defined() && !are_the_edges(origin.edge_index, origin.hash_of_edges))
+  if (origin.edge_index.defined() &&
+      !(are_ends(origin.edge_index) && hash_of_rows(origin.edge_index) == origin.hash_of_edges))
     return false;
   if (!origin.edge_attr.defined()) return true;
   return origin.edge_index.defined() &&

@@ -3,7 +3,8 @@
 On small graphs the checks of a call, and the search for its graph, take as long as its kernels.
 What they found is true of the next call too where nothing that they look at has changed: options
 of the layer, told by their values; maps, told by being bare; and tensors, which the step in C++
-looks at itself, where indices and edge features are confirmed by their hashes.
+looks at itself, where indices and edge features are confirmed by their hashes.  Edges that are new
+are grouped in C++ at once, with those hashes.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch_geometric.nn.conv import MessagePassing
 
+from gatv2_pyg.at_once.edges import edges_of
 from gatv2_pyg.backends import backend_in_force
 from gatv2_pyg.graph import Graph
-from gatv2_pyg.graph.adjacency import Neighbours, known_features, known_neighbours
+from gatv2_pyg.graph.adjacency import Neighbours
 from gatv2_pyg.inputs import is_bare_map, part_of
 from gatv2_pyg.ops import joined
 from gatv2_pyg.passing import is_observed, why_message_passing
@@ -107,22 +109,20 @@ def again(
 
 def _known_call(
     layer: MessagePassing, base: type, x: Tensor, edge_index: Tensor, edge_attr: Any
-) -> tuple[joined.Call, joined.Origin] | None:
+) -> tuple[joined.Call, joined.Origin | None] | None:
     setting = _setting(layer)
     if x.dim() != 2 or setting is None or setting not in _checked.get(type(layer), ()):
         return None
-    known = known_neighbours(edge_index, x.size(0), layer.add_self_loops, layer.flow)
     maps = _maps_of(layer)
     if (
-        known is None
-        or maps is None
+        maps is None
         or is_observed()
         or why_message_passing(layer, base) is not None
         or not can_be(layer, x, maps)
         or (edge_attr is None) != (layer.edge_dim is None)
     ):
         return None
-    graph, given, weight, of_attr = known.value, edge_attr, None, 0
+    weight = None
     if edge_attr is not None:
         lin_edge = layer.lin_edge
         weight = lin_edge.weight
@@ -130,15 +130,11 @@ def _known_call(
             return None
         if lin_edge.in_channels != weight.size(-1):
             return None
-        if layer.add_self_loops:
-            features = known_features(graph, layer.fill_value, layer.flow)
-            if features is None:
-                return None
-            given, of_attr = features
-    call = _prepared(layer, x, maps, graph, given, weight, None)
-    return call, joined.Origin(
-        edge_index, known.hash, None if given is edge_attr else edge_attr, of_attr
-    )
+    found = edges_of(layer, x.size(0), edge_index, edge_attr, _needs_sources(x, maps))
+    if found is None:
+        return None
+    graph, given, origin = found
+    return _prepared(layer, x, maps, graph, given, weight, None), origin
 
 
 def can_be(layer: MessagePassing, x: Tensor, maps: Maps) -> bool:
@@ -172,15 +168,11 @@ def _prepared(
 ) -> joined.Call:
     lin_l, lin_r = maps
     of_l, of_r = lin_l._parameters, {} if lin_r is None else lin_r._parameters
-    weight, bias = of_l["weight"], of_l["bias"]
-    grad = torch.is_grad_enabled() and (
-        x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    )
     return joined.Call(
         joined.Arguments(
             x,
-            weight,
-            bias,
+            of_l["weight"],
+            of_l["bias"],
             of_r.get("weight"),
             of_r.get("bias"),
             layer.att,
@@ -189,13 +181,22 @@ def _prepared(
             edge_weight,
             attn_bias,
         ),
-        graph.edges(with_sources=grad),
+        graph.edges(with_sources=_needs_sources(x, maps)),
         graph.num_src,
         layer.concat,
         layer.heads,
         layer.out_channels,
         layer.negative_slope,
         layer.dropout if layer.training else 0.0,
+    )
+
+
+def _needs_sources(x: Tensor, maps: Maps) -> bool:
+    """Whether backward goes over the edges by source."""
+    of_l = maps.lin_l._parameters
+    weight, bias = of_l["weight"], of_l["bias"]
+    return torch.is_grad_enabled() and (
+        x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     )
 
 
