@@ -82,7 +82,6 @@ def first(
         return joined.layer(call)
     if type(neighbours.edge_index) is Tensor:
         _note(type(layer), _setting(layer))
-        neighbours.know(graph)
     return out
 
 

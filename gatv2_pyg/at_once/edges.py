@@ -18,6 +18,7 @@ from gatv2_pyg.graph.cache import Known, graph_cache_is_on
 from gatv2_pyg.graph.grouping import source_blocks
 from gatv2_pyg.graph.loops import is_mean
 from gatv2_pyg.kernels.contract import Rows
+from gatv2_pyg.kernels.plain import are_plain
 from gatv2_pyg.ops import native
 from gatv2_pyg.ops.joined import Origin
 
@@ -48,7 +49,7 @@ def edges_of(
         edge_attr: likewise.
         with_sources: whether backward goes over the edges by source.
     """
-    known = known_neighbours(edge_index, num_nodes, layer.add_self_loops, layer.flow)
+    known = known_neighbours(edge_index, num_nodes, bool(layer.add_self_loops), layer.flow)
     if known is None:
         return _new(layer, num_nodes, edge_index, edge_attr, with_sources)
     return _known(layer, known, edge_index, edge_attr)
@@ -75,13 +76,17 @@ def _new(
     with_sources: bool,
 ) -> Edges | None:
     compiled = native.operators()
-    if compiled is None or edge_index.dim() != 2 or not graph_cache_is_on():
+    if compiled is None or not graph_cache_is_on() or not are_plain((edge_index, edge_attr)):
         return None
-    loops, flow, fill_value = layer.add_self_loops, layer.flow, layer.fill_value
+    loops, flow, fill_value = bool(layer.add_self_loops), layer.flow, layer.fill_value
     sources_first = flow == "source_to_target"
-    to_fill = edge_attr if loops else None
     mean = is_mean(fill_value)
-    if to_fill is not None and (mean is None or not sources_first):
+    to_fill = edge_attr if loops else None
+    fills = mean is not None and sources_first
+    if edge_index.dim() != 2 or (
+        to_fill is not None
+        and not (fills and to_fill.shape[1:] == (layer.lin_edge.weight.size(-1),))
+    ):
         return None
     num_ids = edge_index.size(1) + (num_nodes if loops else 0)
     blocks = source_blocks(num_nodes, num_nodes, num_ids) if with_sources else 0

@@ -22,7 +22,7 @@ from torch_geometric.utils import (
 )
 
 from gatv2_pyg.graph import grouping
-from gatv2_pyg.graph.cache import Known, cached, content_of, know, known, learn, signed
+from gatv2_pyg.graph.cache import Known, cached, content_of, known, learn, signed
 from gatv2_pyg.graph.loops import FillValue, with_loop_features
 from gatv2_pyg.graph.operators import check_edge_index, check_flow
 from gatv2_pyg.graph.structure import Graph
@@ -97,13 +97,6 @@ class Neighbours(NamedTuple):
     @property
     def _flags(self) -> tuple[int, int, bool, str]:
         return self.num_src, self.num_dst, self.self_loops, self.flow
-
-    def know(self, graph: Graph) -> None:
-        """Lets :func:`known_neighbours` find what :meth:`graph` gave.
-
-        For a plain ``edge_index`` on the CPU.
-        """
-        know(self.edge_index, self._flags, graph)
 
     def _group(self) -> Graph:
         if is_matrix(self.edge_index):
@@ -190,7 +183,7 @@ class Neighbours(NamedTuple):
 def known_neighbours(
     edge_index: Tensor, num_nodes: int, self_loops: bool, flow: str
 ) -> Known | None:
-    """The graph that :meth:`Neighbours.know` was told of in such a call on one set of nodes.
+    """The graph that :meth:`Neighbours.graph` gave in such a call on one set of nodes.
 
     Indices may have changed since: their hash tells.
     """

@@ -82,13 +82,12 @@ def cached(key: Tensor, flags: Hashable, build: Callable[[], Value]) -> Value:
     return value
 
 
-def _hold(key: Tensor, state: Hashable, flags: Hashable, value: object) -> dict:
-    """What is held for the tensor then; with :data:`_lock`."""
+def _hold(key: Tensor, state: Hashable, flags: Hashable, value: object) -> None:
+    """With :data:`_lock`."""
     entries = _made.get(key)
     if entries is None or entries["state"] != state or len(entries) > _MAX_PER_TENSOR:
         entries = _made[key] = {"state": state}
     entries[flags] = value
-    return entries
 
 
 class Known:
@@ -104,16 +103,8 @@ class Known:
         self.key, self.hash, self.value = weakref.ref(key), signed(unsigned), value
 
 
-def know(key: Tensor, flags: Hashable, value: object) -> None:
-    """Lets :func:`known` find ``value``, if the cache holds it for a tensor on the CPU."""
-    with _lock:
-        entries = _made.get(key)
-        if entries is not None and entries.get(flags) is value:
-            _know(key, entries, flags, value)
-
-
 def learn(key: Tensor, of_rows: int, flags: Hashable, value: object) -> None:
-    """Holds what was made of a tensor on the CPU, and lets :func:`known` find it.
+    """Holds what was made of a tensor on the CPU elsewhere.
 
     Args:
         key: indices in rows.
@@ -123,25 +114,36 @@ def learn(key: Tensor, of_rows: int, flags: Hashable, value: object) -> None:
     """
     with _lock:
         if _enabled:
-            _know(key, _hold(key, (key.shape, of_rows % 2**64), flags, value), flags, value)
+            _hold(key, (key.shape, of_rows % 2**64), flags, value)
 
 
-def _know(key: Tensor, entries: dict, flags: Hashable, value: object) -> None:
+def known(key: Tensor, flags: Hashable) -> Known | None:
+    """What the cache holds for a tensor on the CPU, which may have changed since."""
+    reference = _known.get((id(key), flags))
+    found = None if reference is None else reference()
+    if found is not None and found.key() is key:
+        return found
+    if key.layout is not torch.strided or not key.is_cpu:
+        return None
+    with _lock:
+        entries = _made.get(key)
+        return None if entries is None or flags not in entries else _know(key, entries, flags)
+
+
+def _know(key: Tensor, entries: dict, flags: Hashable) -> Known:
+    """What is held, found without a search from now on; with :data:`_lock`."""
     _, of_rows = entries["state"]
     # The entries keep it for as long as the tensor lives.
-    entries.setdefault(Known, {})[flags] = found = Known(key, of_rows, value)
+    of_flags = entries.setdefault(Known, {})
+    found = of_flags.get(flags)
+    if found is None or found.value is not entries[flags]:
+        found = of_flags[flags] = Known(key, of_rows, entries[flags])
     place = id(key), flags
     _known.pop(place, None)
     _known[place] = weakref.ref(found)
     while len(_known) > _MAX_KNOWN:
         del _known[next(iter(_known))]
-
-
-def known(key: Tensor, flags: Hashable) -> Known | None:
-    """What :func:`know` was last told of this tensor, which may have changed since."""
-    reference = _known.get((id(key), flags))
-    found = None if reference is None else reference()
-    return found if found is not None and found.key() is key else None
+    return found
 
 
 def signed(value: int) -> int:

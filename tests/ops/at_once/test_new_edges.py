@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatv2_pyg import Graph, set_graph_cache
-from gatv2_pyg.graph import cache
+from gatv2_pyg.graph import adjacency, cache, grouping
 from gatv2_pyg.graph.loops import with_loop_features
 from gatv2_pyg.ops import native
 from tests.ops.at_once.case import BONDS, EDGES, FEATURES, NODES, Case, agree, all_checked
@@ -174,6 +174,67 @@ def test_the_graph_is_that_of_the_checks(edges, loops, flow, hub):
         assert torch.equal(found.remembered[1], filled)
 
 
+def test_in_several_ranges_of_destinations(monkeypatch, groupings):
+    monkeypatch.setattr(grouping, "_BLOCK_BYTES", 4096)
+    case = Case()
+    case()
+    renewed(case, random(edges=40 * NODES))
+    assert grouping.source_blocks(NODES, NODES, 41 * NODES) > 2
+    case()
+    graph = cache.known(case.edge_index, (NODES, NODES, True, "source_to_target")).value
+    want = Graph.from_edge_index(case.edge_index, NODES, add_self_loops=True)
+    for got, part in zip(graph._by_src, want.by_src, strict=True):
+        assert torch.equal(got, part)
+    assert len(groupings) == 1
+    as_checked(case)
+
+
+def test_many_graphs_are_grouped_once(checks, groupings):
+    case = Case()
+    case()
+    batches = [(random(), torch.randn(EDGES, BONDS)) for _ in range(2 * cache._MAX_KNOWN)]
+    for _ in range(3):
+        for case.edge_index, case.edge_attr in batches:
+            case()
+    assert len(groupings) == len(batches)
+    assert len(checks) == 1
+
+
+def test_a_graph_that_another_call_made_is_found(checks, groupings):
+    case = Case(with_bonds=False)
+    case()
+    renewed(case, random())
+    case.layer(case.x, case.edge_index, return_attention_weights=True)
+    as_checked(case)
+    assert not groupings
+
+
+def test_features_that_are_too_large_are_not_kept(monkeypatch, groupings):
+    monkeypatch.setattr(adjacency, "_MOST_KEPT", 4 * EDGES * BONDS - 1)
+    case = Case()
+    case()
+    renewed(case, random())
+    for _ in range(3):
+        got = case.found()
+        graph = cache.known(case.edge_index, (NODES, NODES, True, "source_to_target")).value
+        assert graph.remembered is None
+    assert len(groupings) == 1
+    with all_checked():
+        agree(got, case.found())
+
+
+@pytest.mark.parametrize("loops", ["yes", "", 0, 1.0, None])
+def test_self_loops_by_truth(loops, groupings):
+    case = Case(with_bonds=False)
+    case.layer.add_self_loops = loops
+    case()
+    for _ in range(2):
+        as_checked(case)
+        renewed(case, random())
+    as_checked(case)
+    assert len(groupings) == 2
+
+
 def test_other_calls_find_the_graph(checks, monkeypatch):
     case = Case()
     case()
@@ -230,6 +291,19 @@ def as_vector(case):
 
 def of_other_size(case):
     case.edge_attr = case.edge_attr[:, :1].contiguous()
+
+
+def too_wide(case):
+    case.edge_index = case.edge_index[:, :0]
+    case.edge_attr = torch.empty(0, 2**45)
+
+
+def nested(case):
+    case.edge_index = torch.nested.nested_tensor([torch.tensor([1, 2, 3])] * 2)
+
+
+def nested_features(case):
+    case.edge_attr = torch.nested.nested_tensor([torch.ones(3)] * EDGES)
 
 
 def with_gradient(case):
@@ -317,6 +391,9 @@ CHECKED = [
     shorter,
     as_vector,
     of_other_size,
+    too_wide,
+    nested,
+    nested_features,
     with_gradient,
     by_rows,
     in_double,
@@ -340,7 +417,7 @@ CHECKED = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:.*got no 'edge_attr'")
+@pytest.mark.filterwarnings("ignore:.*got no 'edge_attr'", "ignore:The PyTorch API of nested")
 @pytest.mark.parametrize("loops", [True, False])
 @pytest.mark.parametrize("change", CHECKED, ids=lambda change: change.__name__)
 def test_what_is_left_to_the_checks(change, loops, checks):
@@ -385,7 +462,9 @@ def test_the_operator_refuses_what_it_can_not_group():
     assert refused(edge_index, -1, *numbers, edge_attr, True)
     assert refused(edge_index, 2**31, *numbers, edge_attr, True)
     assert refused(edge_index, 1, *numbers, edge_attr, True)
-    assert refused(edge_index, NODES, True, True, -1, edge_attr, True)
+    for blocks in (-1, 2**31 // NODES + 1, 2**44, 2**62, 2**63 - 1):
+        assert refused(edge_index, NODES, True, True, blocks, edge_attr, True)
+        assert refused(edge_index[:, :0], 0, True, True, 2**62, None, True)
     assert refused(edge_index, NODES, False, True, 1, edge_attr, True)
     assert refused(edge_index, NODES, *numbers, edge_attr[:-1], True)
     assert refused(edge_index, NODES, *numbers, edge_attr.long(), True)
@@ -393,5 +472,6 @@ def test_the_operator_refuses_what_it_can_not_group():
     assert refused(edge_index.double(), NODES, *numbers, None, True)
     assert refused(edge_index.t(), NODES, *numbers, None, True)
     assert refused(edge_index[0], NODES, *numbers, None, True)
-    with torch.inference_mode():
-        assert refused(edge_index, NODES, *numbers, edge_attr, True)
+    for mode in (torch.inference_mode, torch.profiler.profile):
+        with mode():
+            assert refused(edge_index, NODES, *numbers, edge_attr, True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch_geometric.nn.dense.linear import Linear
 
-from gatv2_pyg import GATv2Conv
+from gatv2_pyg import GATv2Conv, set_graph_cache
 from gatv2_pyg.graph import cache
 from gatv2_pyg.ops import native
 from tests.ops.at_once.case import BONDS, EDGES, FEATURES, NODES, Case, agree, all_checked
@@ -66,12 +66,15 @@ def test_a_fill_value_that_is_a_tensor_of_one_that_is_known():
 
 def test_what_the_cache_does_not_hold_is_not_known():
     edge_index = torch.randint(9, (2, 20))
-    value = cache.cached(edge_index, "flags", object)
-    cache.know(edge_index, "flags", object())
-    cache.know(edge_index.clone(), "flags", value)
     assert cache.known(edge_index, "flags") is None
-    cache.know(edge_index, "flags", value)
+    value = cache.cached(edge_index, "flags", object)
+    assert cache.known(edge_index, "other flags") is None
+    assert cache.known(edge_index.clone(), "flags") is None
     assert cache.known(edge_index, "flags").value is value
+    set_graph_cache(False)
+    assert cache.known(edge_index, "flags") is None
+    cache.learn(edge_index, 7, "flags", value)
+    assert cache.known(edge_index, "flags") is None
 
 
 def test_features_that_a_layer_lacks_or_does_not_take():

@@ -124,7 +124,8 @@ inline bool may_be_kept(const Tensor& edge_index, const Tensor& edge_attr, const
   const auto type = edge_index.scalar_type();
   const int64_t num_edges = edge_index.size(1);
   if ((type != at::kLong && type != at::kInt) || wanted.num_nodes < 0 || wanted.num_nodes > kMost ||
-      num_edges > kMost - wanted.num_nodes || wanted.src_blocks < 0)
+      num_edges > kMost - wanted.num_nodes || wanted.src_blocks < 0 ||
+      wanted.src_blocks > kMost / std::max<int64_t>(wanted.num_nodes, 1))
     return false;
   return !edge_attr.defined() ||
          (wanted.self_loops && are_features(edge_attr, num_edges) &&
