@@ -5,12 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gatv2_pyg.backends import Backend, requested_backend, select_backend
+from gatv2_pyg.backends import Backend, backend_in_force, requested_backend, select_backend
 from gatv2_pyg.graph import Graph
 from gatv2_pyg.inputs import check_not_distributed
 from gatv2_pyg.kernels.contract import Inputs
+from gatv2_pyg.kernels.plain import unwrapped
 from gatv2_pyg.ops import direct, operators, reference, scatter
-from gatv2_pyg.ops.checks import check_bias, check_dropout, check_inputs, check_seed, check_slope
+from gatv2_pyg.ops.checks import (
+    check_bias,
+    check_dropout,
+    check_inputs,
+    check_seed,
+    check_slope,
+    holds_slope,
+)
 from gatv2_pyg.ops.dropout import options_of
 
 
@@ -75,6 +83,11 @@ def gatv2_attention(
         ValueError: a tensor has the wrong shape or device, or a number is out of its range.
         RuntimeError: the backend asked for by name can't be used.
     """
+    if not return_attention and seed is None and type(graph) is Graph and graph.is_plain:
+        inputs = Inputs(x_src, x_dst, att, edge_attr, edge_weight, attn_bias)
+        found = _at_once(inputs, graph, negative_slope, dropout, training, backend)
+        if found is not None:
+            return found
     if not isinstance(x_src, Tensor):
         raise TypeError(f"Expected 'x_src' to be a Tensor, got {type(x_src).__name__}")
     if not isinstance(graph, Graph):
@@ -106,6 +119,34 @@ def gatv2_attention(
         seed=seed,
     )
     return out if alpha is None else (out, alpha)
+
+
+def _at_once(
+    inputs: Inputs,
+    graph: Graph,
+    negative_slope: float,
+    dropout: float,
+    training: bool,
+    backend: str,
+) -> Tensor | None:
+    """The output of a call that the step in C++ checks by itself; None where Python is to."""
+    if not (
+        unwrapped()
+        and type(negative_slope) is float
+        and type(dropout) is float
+        and 0.0 <= dropout <= 1.0
+        and holds_slope(negative_slope)
+        and isinstance(inputs.x_src, Tensor)
+        and (backend_in_force() or backend) in ("auto", "fused")
+    ):
+        return None
+    edges = graph.edges(with_sources=_follows(inputs))
+    return direct.step(inputs, edges, graph.num_src, negative_slope, dropout if training else 0.0)
+
+
+def _follows(inputs: Inputs) -> bool:
+    """Whether backward goes over the edges by source."""
+    return torch.is_grad_enabled() and inputs.x_src.requires_grad
 
 
 def attend(
@@ -141,14 +182,18 @@ def attend(
     options = options_of(negative_slope, dropout, x_src.device, seed)
     # Kernels take no rows without heads; what comes of them is empty.
     if backend.kernels is not None and inputs.x_src.size(-2) > 0:
-        edges = graph.edges(with_sources=torch.is_grad_enabled() and inputs.x_src.requires_grad)
+        edges = graph.edges(with_sources=_follows(inputs))
         call = inputs, edges, options, return_attention, dtype == acc
         if (
             backend.kernels == "cpu"
             and graph.is_plain
             and direct.fits(inputs, edges, graph.num_src)
         ):
-            out, alpha = direct.attention(*call)
+            found = None
+            if not return_attention:
+                number = None if dropout == 0 else int(options.seed)
+                found = direct.step(inputs, edges, graph.num_src, *options[:2], number)
+            out, alpha = direct.attention(*call) if found is None else (found, None)
         else:
             graph.vouch()
             out, alpha = operators.attention(*call, kernels=backend.kernels)

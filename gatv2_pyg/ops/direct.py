@@ -20,8 +20,8 @@ from gatv2_pyg.kernels.contract import (
     OutputGrads,
     Outputs,
 )
-from gatv2_pyg.kernels.plain import are_plain, unwrapped
-from gatv2_pyg.ops import operators
+from gatv2_pyg.kernels.plain import are_plain, have_plain_types, unwrapped
+from gatv2_pyg.ops import composed, native, operators
 from gatv2_pyg.ops.reference import accumulation_dtype
 
 _NEEDS = len(Needs._fields)
@@ -78,6 +78,38 @@ def fit_edges(
         and edge_weight.dtype == att.dtype
         and edge_weight.shape == (heads * channels, edge_attr.size(1))
     )
+
+
+def step(
+    inputs: Inputs,
+    edges: Edges,
+    num_src: int,
+    negative_slope: float,
+    dropout: float,
+    seed: int | None = None,
+) -> Tensor | None:
+    """Attention by the step in C++, for calls that nothing wraps; None where it takes no such.
+
+    It tells by itself what tensors fit, in float32 and float64 alone.
+
+    Args:
+        inputs: tensors, not known to fit each other.
+        edges: those of a :class:`gatv2_pyg.Graph`.
+        num_src: its number of source nodes.
+        negative_slope, dropout: numbers that the checks take.
+        seed: drawn if None and needed, once the step takes the call.
+    """
+    compiled = native.operators()
+    if (
+        compiled is None
+        or inputs.attn_bias is not None
+        or not have_plain_types(inputs)
+        or torch._C._len_torch_function_stack()
+    ):
+        return None
+    by_dst, by_src, num_ids = edges
+    numbers = num_src, num_ids, negative_slope, dropout, seed
+    return compiled.attention_step(*inputs[:-1], by_dst, by_src or (), *numbers)
 
 
 def attention(
@@ -170,3 +202,10 @@ def _backward(
         options,
         needs,
     )
+
+
+def _composed(inputs: Inputs, edges: Edges, options: Options) -> Tensor:
+    return operators.attention(inputs, edges, options, False, True, kernels="cpu")[0]
+
+
+composed.register("attention_gradients", Inputs, _composed)

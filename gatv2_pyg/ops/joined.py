@@ -5,6 +5,7 @@ On a graph of some hundred edges, what autograd does for each of them takes as l
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -20,10 +21,9 @@ from gatv2_pyg.kernels.contract import (
     Options,
     OutputGrads,
     Outputs,
-    Rows,
 )
 from gatv2_pyg.kernels.plain import are_plain, have_plain_types, unwrapped
-from gatv2_pyg.ops import direct, native, operators
+from gatv2_pyg.ops import composed, direct, native, operators
 from gatv2_pyg.ops.dropout import options_of
 
 
@@ -304,7 +304,10 @@ class _Joined(torch.autograd.Function):
                 )
             for at, value in enumerate(ctx.unsaved):
                 flat[at] = flat[at] if value is None else value
-            return _gradients_of_composed(grad, Arguments(*flat), needs, *ctx.call)
+            call = ctx.call
+            return composed.gradients(
+                grad, Arguments(*flat), needs, lambda given: _composed(given, *call)
+            )
         arguments = Arguments(*flat)._replace(bias_r=ctx.bias_r)
         return _gradients(grad, arguments, needs, ctx.shared, *saved[-5:], *ctx.call)
 
@@ -390,49 +393,4 @@ def _gradients(
     return [own.get(name) for name in Arguments._fields]
 
 
-def _gradients_of_composed(
-    grad: Tensor,
-    arguments: Arguments,
-    needs: dict[str, bool],
-    edges: Edges,
-    options: Options,
-    concat: bool,
-) -> list[Tensor | None]:
-    """Gradients that are differentiable again, or of what hooks and transforms made of it."""
-    differentiable = torch.is_grad_enabled()
-    given: dict[str, Tensor | None] = arguments._asdict()
-    with torch.enable_grad():
-        for name, value in given.items():
-            if value is not None and needs[name]:
-                # Each has its own gradient, one tensor given twice too.
-                given[name] = (
-                    value.view_as(value) if differentiable else value.detach().requires_grad_()
-                )
-        result = _composed(Arguments._make(given.values()), edges, options, concat)
-    wanted = [value for name, value in given.items() if value is not None and needs[name]]
-    found = iter(torch.autograd.grad(result, wanted, grad, create_graph=differentiable))
-    return [next(found) if need else None for need in needs.values()]
-
-
-_lib = torch.library.Library("gatv2_pyg", "FRAGMENT")
-# What the step in C++ calls where its own backward would not do.
-_lib.define(
-    "layer_gradients(Tensor grad, Tensor x, Tensor weight_l, Tensor? bias_l, Tensor? weight_r, "
-    "Tensor? bias_r, Tensor att, Tensor bias, Tensor? edge_attr, Tensor? edge_weight, "
-    "Tensor[] by_dst, Tensor[] by_src, int num_ids, float negative_slope, float dropout, int seed, "
-    "bool[] needs) -> Tensor[]"
-)
-
-
-def _layer_gradients(grad: Tensor, *flat: Any) -> list[Tensor]:
-    *tensors, by_dst, by_src, num_ids, slope, dropout, seed, needed = flat
-    arguments = Arguments._make((*tensors, None))
-    needs = dict(zip(Arguments._fields, (*needed, False), strict=True))
-    edges = Edges(Rows(*by_dst), Rows(*by_src) if by_src else None, num_ids)
-    options = Options(slope, dropout, torch.tensor(seed))
-    with torch.autocast("cpu", enabled=False), torch._C.DisableTorchFunction():
-        found = _gradients_of_composed(grad, arguments, needs, edges, options, True)
-    return [value for value in found if value is not None]
-
-
-_lib.impl("layer_gradients", _layer_gradients, "CPU")
+composed.register("layer_gradients", Arguments, functools.partial(_composed, concat=True))

@@ -1,6 +1,7 @@
-"""The layer's step in C++: :mod:`gatv2_pyg.ops.joined` without Python between its operations.
+"""A layer's step in C++: :mod:`gatv2_pyg.ops.joined` without Python between its operations.
 
-And its graph, so: what :class:`gatv2_pyg.Graph` makes of new edges.
+So is attention alone, :mod:`gatv2_pyg.ops.direct`, and a layer's graph: what
+:class:`gatv2_pyg.Graph` makes of new edges.
 
 The library is built where the Python that builds has torch, and is loaded beside that version of
 torch alone.  It calls the CPU kernels that the launcher has loaded.
@@ -38,6 +39,7 @@ class Operators(NamedTuple):
     """What the library adds to ``gatv2_pyg``."""
 
     layer_step: Callable[..., Tensor | None]
+    attention_step: Callable[..., Tensor | None]
     layer_graph: Callable[..., tuple[list[Tensor], list[Tensor], Tensor | None, int, int]]
 
 
@@ -73,7 +75,8 @@ def _opened() -> tuple[Operators, ctypes.CDLL] | str:
     library = kernels.library()
     _bind(handle, library.handle, library.isa_number, kernels.is_forked())
     ops = torch.ops.gatv2_pyg
-    return Operators(ops.layer_step.default, ops.layer_graph.default), handle
+    found = (getattr(ops, name).default for name in Operators._fields)
+    return Operators._make(found), handle
 
 
 def _find() -> Path | None:

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -98,6 +99,14 @@ inline Arguments arguments(const Read& read, at::TensorList by_dst, const Number
   found.seed = numbers.seed;
   found.by_dst = grouped(by_dst);
   return found;
+}
+
+// What the gradient of x_src needs.
+inline void set_sources(Arguments& arguments, at::TensorList by_src) {
+  TORCH_CHECK_VALUE(!by_src.empty(),
+                    "Expected 'edges' by source for the gradient of 'x_src', got None");
+  arguments.by_src = grouped(by_src);
+  arguments.src_blocks = (by_src[0].numel() - 1) / std::max<int64_t>(arguments.num_src, 1);
 }
 
 inline void run(int64_t (*door)(const Arguments*, int64_t), const Arguments& arguments) {

@@ -1,10 +1,7 @@
 // Both directions of a layer, maps and bias included, on plain memory.
 #pragma once
 
-#include <array>
-#include <vector>
-
-#include "doors.h"
+#include "saved.h"
 
 namespace gatv2::layer {
 
@@ -14,12 +11,6 @@ constexpr size_t kKeptBytes = 32 << 20;
 // The tensors of a layer; see `Arguments` of joined.py. The order is that of the operator.
 enum Place { kX, kWeightL, kBiasL, kWeightR, kBiasR, kAtt, kBias, kEdgeAttr, kEdgeWeight, kPlaces };
 using Tensors = std::array<Tensor, kPlaces>;  // undefined where there is none
-
-// Of a call, beside its tensors.
-struct Call {
-  std::vector<Tensor> by_dst, by_src;
-  Numbers numbers;
-};
 
 struct Attended {
   Tensor result, out, lse;
@@ -97,12 +88,7 @@ inline Tensors gradients(const Tensor& grad, at::TensorList saved, const Tensor&
     return value.defined() ? value.data_ptr() : nullptr;
   };
   Arguments arguments = layer::arguments(read, call.by_dst, call.numbers);
-  if (d_l.defined()) {
-    TORCH_CHECK_VALUE(!call.by_src.empty(),
-                      "Expected 'edges' by source for the gradient of 'x_src', got None");
-    arguments.by_src = grouped(call.by_src);
-    arguments.src_blocks = (call.by_src[0].numel() - 1) / std::max<int64_t>(arguments.num_src, 1);
-  }
+  if (d_l.defined()) set_sources(arguments, call.by_src);
   arguments.out = out.data_ptr();
   arguments.lse = lse.data_ptr();
   arguments.dst_bias = address(of_dst);

@@ -6,7 +6,6 @@
 #include <optional>
 
 #include "passes.h"
-#include "watched.h"
 
 namespace gatv2::layer {
 
@@ -18,19 +17,25 @@ struct Origin {
 
 inline bool is_followed(const Tensor& value) { return value.defined() && value.requires_grad(); }
 
-inline bool is_followed(const Tensors& of) {
+inline bool is_followed(at::TensorList of) {
   return at::GradMode::is_enabled() &&
          std::any_of(of.begin(), of.end(), [](const Tensor& value) { return is_followed(value); });
 }
 
-inline bool fit_edges(const Tensors& of, const Call& call, int64_t width) {
-  const Tensor &x = of[kX], &edge_attr = of[kEdgeAttr], &edge_weight = of[kEdgeWeight];
+inline bool fit_edges(const Tensor& edge_attr, const Tensor& edge_weight, at::ScalarType dtype,
+                      int64_t num_ids, int64_t width) {
   if (!edge_attr.defined() || !edge_weight.defined())
     return edge_attr.defined() == edge_weight.defined();
-  return edge_attr.dim() == 2 && edge_attr.scalar_type() == x.scalar_type() &&
-         edge_attr.size(0) == call.numbers.num_ids &&
-         edge_weight.scalar_type() == x.scalar_type() && edge_weight.dim() == 2 &&
+  return edge_attr.dim() == 2 && edge_attr.scalar_type() == dtype && edge_attr.size(0) == num_ids &&
+         edge_weight.scalar_type() == dtype && edge_weight.dim() == 2 &&
          edge_weight.size(0) == width && edge_weight.size(1) == edge_attr.size(1);
+}
+
+inline void check_rows(const Call& call) {
+  const size_t by_dst = call.by_dst.size(), by_src = call.by_src.size();
+  TORCH_CHECK_VALUE(by_dst == kNumRows && (by_src == 0 || by_src == kNumRows),
+                    "Expected 'by_dst' and 'by_src' to hold ", kNumRows, " tensors, got ", by_dst,
+                    " and ", by_src);
 }
 
 inline bool fit(const Tensors& of, const Call& call, int64_t num_src) {
@@ -52,7 +57,7 @@ inline bool fit(const Tensors& of, const Call& call, int64_t num_src) {
   return is(of[kWeightL], of_map) && may_be(of[kWeightR], of_map) && may_be(of[kBiasL], of_row) &&
          may_be(of[kBiasR], of_row) && att.scalar_type() == dtype && is(of[kBias], of_row) &&
          x.size(0) == num_src && call.by_dst[0].numel() - 1 == num_src &&
-         fit_edges(of, call, width);
+         fit_edges(of[kEdgeAttr], of[kEdgeWeight], dtype, call.numbers.num_ids, width);
 }
 
 // Whether backward needs no features, as their maps are frozen: nobody keeps them then.
