@@ -80,14 +80,13 @@ def _new(
         return None
     loops, flow, fill_value = bool(layer.add_self_loops), layer.flow, layer.fill_value
     sources_first = flow == "source_to_target"
-    mean = is_mean(fill_value)
-    to_fill = edge_attr if loops else None
-    fills = mean is not None and sources_first
-    if edge_index.dim() != 2 or (
-        to_fill is not None
-        and not (fills and to_fill.shape[1:] == (layer.lin_edge.weight.size(-1),))
-    ):
+    to_fill, mean = edge_attr if loops else None, is_mean(fill_value)
+    if edge_index.dim() != 2:
         return None
+    if to_fill is not None:
+        width = layer.lin_edge.weight.size(-1)
+        if mean is None or not sources_first or to_fill.shape[1:] != (width,):
+            return None
     num_ids = edge_index.size(1) + (num_nodes if loops else 0)
     blocks = source_blocks(num_nodes, num_nodes, num_ids) if with_sources else 0
     by_dst, by_src, filled, of_rows, of_attr = compiled.layer_graph(

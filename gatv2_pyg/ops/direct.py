@@ -6,7 +6,7 @@ more time there than in the kernels.  Where nothing wraps the call, it takes thi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from gatv2_pyg.kernels.contract import (
     Outputs,
 )
 from gatv2_pyg.kernels.plain import are_plain, have_plain_types, unwrapped
-from gatv2_pyg.ops import composed, native, operators
+from gatv2_pyg.ops import followed, native, operators
 from gatv2_pyg.ops.reference import accumulation_dtype
 
 _NEEDS = len(Needs._fields)
@@ -204,8 +204,17 @@ def _backward(
     )
 
 
-def _composed(inputs: Inputs, edges: Edges, options: Options) -> Tensor:
-    return operators.attention(inputs, edges, options, False, True, kernels="cpu")[0]
+def _followed(
+    grad: Tensor,
+    inputs: Inputs,
+    needs: dict[str, bool],
+    edges: Edges,
+    options: Options,
+    outputs: Outputs,
+) -> Sequence[Tensor | None]:
+    """The gradients by the operators."""
+    grads, call = OutputGrads(grad, None), (inputs, edges, options)
+    return operators.gradients(operators.NATIVE, grads, *call, outputs, Needs(**needs), False)
 
 
-composed.register("attention_gradients", Inputs, _composed)
+followed.register("attention_gradients", Inputs, lambda *call: _followed(*call))

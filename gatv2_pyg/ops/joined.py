@@ -5,7 +5,6 @@ On a graph of some hundred edges, what autograd does for each of them takes as l
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from gatv2_pyg.kernels.contract import (
     Outputs,
 )
 from gatv2_pyg.kernels.plain import are_plain, have_plain_types, unwrapped
-from gatv2_pyg.ops import composed, direct, native, operators
+from gatv2_pyg.ops import direct, followed, native, operators
 from gatv2_pyg.ops.dropout import options_of
 
 
@@ -227,24 +226,61 @@ def _attended(
     return out if fused else _averaged(out, arguments), inputs, outputs, ordered
 
 
-def _composed(arguments: Arguments, edges: Edges, options: Options, concat: bool) -> Tensor:
-    """:func:`layer` by operations that autograd follows."""
+def _followed(
+    grad: Tensor,
+    arguments: Arguments,
+    needs: dict[str, bool],
+    edges: Edges,
+    options: Options,
+    outputs: Outputs,
+    concat: bool = True,
+) -> list[Tensor | None]:
+    """The gradients of :func:`layer` by operations that autograd follows, on the same edges.
+
+    ``outputs`` is what the kernels gave, in any shape.
+    """
     dtype = arguments.x.dtype
     if arguments.bias.dtype != dtype:  # hooks made all that was saved wider
         arguments = Arguments._make(
             None if value is None else value.to(dtype) for value in arguments
         )
-    x, weight_l, bias_l, weight_r, bias_r = arguments[:5]
-    att, lead = arguments.att.squeeze(0), x.shape[:-2]
+    x, weight_l, bias_l, weight_r, bias_r, att, _, *of_edges = arguments
+    lead, heads = x.shape[:-2], att.size(1)
+    rows = *(math.prod(lead),) * bool(lead), x.size(-2), *att.shape[1:]
+    shared = weight_r is None
+    need_l = needs["x"] or needs["weight_l"] or needs["bias_l"]
+    need_r = need_l if shared else needs["x"] or needs["weight_r"] or needs["bias_r"]
     x_l = F.linear(x, weight_l, bias_l)
     x_r = x_l if weight_r is None else F.linear(x, weight_r, bias_r)
-    x_src, x_dst = (
-        rows.view(*(math.prod(lead),) * bool(lead), x.size(-2), *att.shape) for rows in (x_l, x_r)
+    of_out = grad if concat else (grad.unsqueeze(-2) / heads).expand(*grad.shape[:-1], heads, -1)
+    d_src, d_dst, *of_inputs = operators.gradients(
+        operators.NATIVE,
+        OutputGrads(of_out.reshape(rows), None),
+        Inputs(x_l.view(rows), x_r.view(rows), att.squeeze(0), *of_edges),
+        edges,
+        options,
+        Outputs(outputs.out.view(rows), outputs.lse.view(rows[:-1]), None),
+        Needs(need_l, need_r, *(needs[name] for name in Needs._fields[2:])),
+        False,
     )
-    inputs = Inputs(x_src, x_dst, att, *arguments[7:])
-    out, _ = operators.attention(inputs, edges, options, False, True, kernels="cpu")
-    out = out.flatten(-2).view(*x.shape[:-1], att.numel())
-    return out + arguments.bias if concat else _averaged(out, arguments)
+    d_l, d_r = (None if d is None else d.reshape(-1, att.numel()) for d in (d_src, d_dst))
+    if shared and d_l is not None and d_r is not None:
+        d_l, d_r = d_l + d_r, None
+    flat = x.reshape(-1, x.size(-1))
+    own: dict[str, Tensor | None] = dict(zip(Inputs._fields[2:], of_inputs, strict=True))
+    if own["att"] is not None:
+        own["att"] = own["att"].view(att.shape)
+    if needs["bias"]:
+        own["bias"] = grad.sum(tuple(range(grad.dim() - 1)))
+    for side, d in (("l", d_l), ("r", d_r)):
+        if d is not None:
+            own[f"weight_{side}"] = d.t() @ flat if needs[f"weight_{side}"] else None
+            own[f"bias_{side}"] = d.sum(0) if needs[f"bias_{side}"] else None
+    if needs["x"] and d_l is not None:
+        d_x = d_l @ weight_l
+        d_x = d_x if d_r is None or weight_r is None else d_x + d_r @ weight_r
+        own["x"] = d_x.view(x.shape)
+    return [own.get(name) for name in Arguments._fields]
 
 
 class _Joined(torch.autograd.Function):
@@ -304,10 +340,10 @@ class _Joined(torch.autograd.Function):
                 )
             for at, value in enumerate(ctx.unsaved):
                 flat[at] = flat[at] if value is None else value
-            call = ctx.call
-            return composed.gradients(
-                grad, Arguments(*flat), needs, lambda given: _composed(given, *call)
-            )
+            edges, options, concat = ctx.call
+            out, lse, _ = saved[-3:]
+            outputs = Outputs(out, lse, None)
+            return _followed(grad, Arguments(*flat), needs, edges, options, outputs, concat)
         arguments = Arguments(*flat)._replace(bias_r=ctx.bias_r)
         return _gradients(grad, arguments, needs, ctx.shared, *saved[-5:], *ctx.call)
 
@@ -393,4 +429,4 @@ def _gradients(
     return [own.get(name) for name in Arguments._fields]
 
 
-composed.register("layer_gradients", Arguments, functools.partial(_composed, concat=True))
+followed.register("layer_gradients", Arguments, lambda *call: _followed(*call))

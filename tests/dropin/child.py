@@ -66,8 +66,9 @@ def _count_fused_calls() -> list[int]:
 
     def counted(forward):
         def call(*args, **kwargs):
-            calls[0] += 1
-            return forward(*args, **kwargs)
+            found = forward(*args, **kwargs)
+            calls[0] += found is not None
+            return found
 
         return call
 
@@ -75,7 +76,10 @@ def _count_fused_calls() -> list[int]:
         setattr(kernels, name, counted(getattr(kernels, name)))
     compiled = native.operators()
     if compiled is not None:
-        watched = compiled._replace(layer_step=counted(compiled.layer_step))
+        watched = compiled._replace(
+            layer_step=counted(compiled.layer_step),
+            attention_step=counted(compiled.attention_step),
+        )
         native.operators = lambda: watched
     return calls
 

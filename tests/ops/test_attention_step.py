@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from gatv2_pyg import GATv2Conv, Graph, gatv2_attention, use_backend
+from gatv2_pyg.kernels.contract import Rows
 from gatv2_pyg.ops import native
 
 pytestmark = pytest.mark.skipif(
@@ -375,6 +376,41 @@ def test_second_derivatives(steps, dropout):
     assert steps["taken"] > 2
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_transforms_over_a_backward(steps, on):
+    steps["on"] = on
+    call = Call(2, 3, torch.float64, src=6, dst=5)
+    leaves = list(call.values.values())
+    out = call()
+    vectors = torch.randn(2, *out.shape, dtype=torch.float64)
+
+    def pulled(vector, **options):
+        return torch.autograd.grad(out, leaves, vector, retain_graph=True, **options)
+
+    want = [torch.stack(parts) for parts in zip(*map(pulled, vectors), strict=True)]
+    for found in (
+        torch.func.vmap(pulled)(vectors),
+        torch.func.vmap(lambda vector: pulled(vector, create_graph=True))(vectors),
+        map(
+            torch.stack, zip(*(torch.func.jvp(pulled, (v,), (v,))[1] for v in vectors), strict=True)
+        ),
+    ):
+        for got, part in zip(found, want, strict=True):
+            torch.testing.assert_close(got, part)
+    assert steps["taken"] == on
+
+
+def test_a_graph_on_another_device(steps):
+    call = Call(dst=NODES)
+    by_dst, by_src, num_ids = call.graph.edges(with_sources=True)
+    away = (Rows(*(part.to("meta") for part in rows)) for rows in (by_dst, by_src))
+    call.graph = Graph.of_grouped(*away, num_ids)
+    assert call.graph.is_plain
+    error, message = both(steps, call)
+    assert error is ValueError
+    assert message == "Expected 'graph' to be on cpu, as 'x_src', got meta"
+
+
 @pytest.mark.parametrize("options", [{}, {"edge_dim": BONDS, "dropout": 0.3}, {"residual": True}])
 def test_layers_on_pairs_take_it(steps, options):
     torch.manual_seed(0)
@@ -392,6 +428,22 @@ def test_layers_on_pairs_take_it(steps, options):
     assert steps["taken"] == 1
 
 
+def wide(part):
+    return part.long()
+
+
+def floating(part):
+    return part.float()
+
+
+def on_another(part):
+    return part.to("meta")
+
+
+def strided_rows(part):
+    return torch.stack([part, part], dim=-1)[..., 0] if part.numel() else part[None]
+
+
 def test_the_operator_refuses_what_it_lacks():
     call = Call()
     by_dst, by_src, num_ids = call.graph.edges(with_sources=True)
@@ -406,3 +458,10 @@ def test_the_operator_refuses_what_it_lacks():
         assert step(*values, by_dst, (), *numbers) is not None
     with pytest.raises(ValueError, match="Expected 'by_dst' and 'by_src' to hold 5 tensors"):
         step(*values, by_dst[:3], by_src, *numbers)
+    for rows in (by_dst, by_src):
+        for place, other in itertools.product(range(5), (wide, floating, on_another, strided_rows)):
+            changed = [other(part) if at == place else part for at, part in enumerate(rows)]
+            given = (changed, by_src) if rows is by_dst else (by_dst, changed)
+            assert step(*values, *given, *numbers) is None
+    assert step(*values, by_dst, (by_src[0][:-1], *by_src[1:]), *numbers) is None
+    assert step(*values, by_dst, (by_src[0], by_src[1][:-1], *by_src[2:]), *numbers) is None

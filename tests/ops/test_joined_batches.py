@@ -54,7 +54,7 @@ def test_a_batch_gives_what_its_elements_give(taken, lead, concat, share_weights
     assert taken == {
         "layer": 2 + 2 * elements,
         "_gradients": 1 + elements,
-        "composed": 0,
+        "followed": 0,
     }
 
 

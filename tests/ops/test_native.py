@@ -276,7 +276,7 @@ def test_tangents_profilers_and_transforms_go_by_operations(steps, taken):
     # That of the bias is a sum of the given gradient.
     alone = [leaf for leaf, value in zip(leaves, created, strict=True) if not value.requires_grad]
     assert [id(leaf) for leaf in alone] == [id(layer.bias)]
-    assert taken["composed"] == 4
+    assert taken["followed"] == 4
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")

@@ -16,6 +16,7 @@ from benchmarks.cost.problems.runners import Runner, make_layer, module_of, runn
 from benchmarks.harness.measuring.race import Raced
 from benchmarks.layers.contestants import COLD, COMPARED, OURS, PYG_GATV2
 from gatv2_pyg import Graph
+from gatv2_pyg.graph.structure import Rows
 
 SMALL = Case("small", "random", nodes=40, edges=300, heads=2, channels=8)
 
@@ -212,15 +213,20 @@ def test_compiled_peer_is_checked_and_quiet(recwarn):
 
 @pytest.fixture
 def grouped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of edges of every graph that is grouped."""
+    """The number of edges of every graph that is made."""
     found: list[int] = []
-    real = Graph.from_edge_index.__func__
+    from_edge_index, of_grouped = Graph.from_edge_index.__func__, Graph.of_grouped.__func__
 
-    def from_edge_index(cls: type[Graph], edge_index: torch.Tensor, *args: Any, **kwargs: Any):
+    def grouped_here(cls: type[Graph], edge_index: torch.Tensor, *args: Any, **kwargs: Any):
         found.append(edge_index.size(1))
-        return real(cls, edge_index, *args, **kwargs)
+        return from_edge_index(cls, edge_index, *args, **kwargs)
 
-    monkeypatch.setattr(Graph, "from_edge_index", classmethod(from_edge_index))
+    def grouped_elsewhere(cls: type[Graph], by_dst: Rows, by_src: Rows | None, num_ids: int):
+        found.append(num_ids)
+        return of_grouped(cls, by_dst, by_src, num_ids)
+
+    monkeypatch.setattr(Graph, "from_edge_index", classmethod(grouped_here))
+    monkeypatch.setattr(Graph, "of_grouped", classmethod(grouped_elsewhere))
     return found
 
 

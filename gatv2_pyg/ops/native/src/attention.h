@@ -18,7 +18,7 @@ inline Read read_of(at::TensorList of) {
 
 // What `fits` of direct.py tells, of calls in float32 or float64 and without a bias or a batch.
 inline bool fit(const Inputs& of, const Call& call, int64_t num_src) {
-  if (!std::all_of(of.begin(), of.end(), is_plain)) return false;
+  if (!std::all_of(of.begin(), of.end(), is_plain) || !are_groupings(call, num_src)) return false;
   const Tensor &x_src = of[kSources], &x_dst = of[kDestinations], &att = of[kVector];
   const auto dtype = x_src.scalar_type();
   if ((dtype != at::kFloat && dtype != at::kDouble) || att.dim() != 2 ||
@@ -101,7 +101,8 @@ struct AttentionStep : torch::autograd::Function<AttentionStep> {
     } else {
       Inputs of;
       std::copy_n(saved.begin(), size_t(kInputs), of.begin());
-      found = composed_gradients("gatv2_pyg::attention_gradients", grads[0], of, kept);
+      found = followed_gradients("gatv2_pyg::attention_gradients", grads[0], of, saved[kInputs],
+                                 saved[kInputs + 1], kept);
     }
     std::move(found.begin(), found.end(), result.begin() + 1);
     return result;

@@ -97,12 +97,15 @@ inline bool are_as_kept(AutogradContext* ctx, at::TensorList saved, const Tensor
 // By an operator in Python, which autograd, transforms and tracers follow: past the dispatcher, as
 // nobody is to see that operator itself.
 template <size_t N>
-std::array<Tensor, N> composed_gradients(const char* name, const Tensor& grad,
-                                         const std::array<Tensor, N>& of, const Kept<N>& kept) {
-  const auto composed = c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
+std::array<Tensor, N> followed_gradients(const char* name, const Tensor& grad,
+                                         const std::array<Tensor, N>& of, const Tensor& out,
+                                         const Tensor& lse, const Kept<N>& kept) {
+  const auto followed = c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
   torch::jit::Stack stack{grad};
   for (const Tensor& value : of)
     stack.emplace_back(value.defined() ? c10::IValue(value) : c10::IValue());
+  stack.emplace_back(out);
+  stack.emplace_back(lse);
   const auto& [by_dst, by_src, numbers] = kept.call;
   stack.emplace_back(by_dst);
   stack.emplace_back(by_src);
@@ -113,7 +116,7 @@ std::array<Tensor, N> composed_gradients(const char* name, const Tensor& grad,
   c10::List<bool> wanted;
   for (bool need : kept.needs) wanted.push_back(need);
   stack.emplace_back(wanted);
-  composed.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &stack);
+  followed.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &stack);
   const std::vector<Tensor> given = stack.at(0).toTensorVector();
   std::array<Tensor, N> found;
   size_t next = 0;

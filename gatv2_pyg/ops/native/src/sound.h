@@ -38,8 +38,29 @@ inline void check_rows(const Call& call) {
                     " and ", by_src);
 }
 
+// `Rows` in plain memory, as a graph has them; what their indices point to is known by that.
+inline bool are_rows(at::TensorList rows, at::ScalarType dtype) {
+  for (const Tensor& part : rows) {
+    if (!part.defined() || !is_plain(part) || part.scalar_type() != dtype || !part.is_contiguous())
+      return false;
+  }
+  const auto is_table = [](const Tensor& part) { return part.dim() == 2 && part.size(1) == 3; };
+  return rows[0].dim() == 1 && rows[0].numel() > 0 && rows[1].dim() == 1 && rows[2].dim() == 1 &&
+         (rows[2].numel() == 0 || rows[2].numel() == rows[1].numel()) && is_table(rows[3]) &&
+         is_table(rows[4]);
+}
+
+inline bool are_groupings(const Call& call, int64_t num_src) {
+  const auto dtype = call.by_dst[0].scalar_type();
+  if ((dtype != at::kInt && dtype != at::kLong) || !are_rows(call.by_dst, dtype)) return false;
+  if (call.by_src.empty()) return true;
+  const int64_t rows = call.by_src[0].numel() - 1;
+  return are_rows(call.by_src, dtype) && call.by_src[1].numel() == call.by_dst[1].numel() &&
+         rows % std::max<int64_t>(num_src, 1) == 0;
+}
+
 inline bool fit(const Tensors& of, const Call& call, int64_t num_src) {
-  if (!std::all_of(of.begin(), of.end(), is_plain)) return false;
+  if (!std::all_of(of.begin(), of.end(), is_plain) || !are_groupings(call, num_src)) return false;
   const Tensor &x = of[kX], &att = of[kAtt];
   const auto dtype = x.scalar_type();
   if (x.dim() != 2 || (dtype != at::kFloat && dtype != at::kDouble) || att.dim() != 3 ||

@@ -70,7 +70,8 @@ struct Step : torch::autograd::Function<Step> {
       TORCH_CHECK(versions(unsaved) == ctx->saved_data["versions"].toIntVector(),
                   "one of the variables needed for gradient computation has been modified by an "
                   "inplace operation: a weight or a bias of the layer");
-      found = composed_gradients("gatv2_pyg::layer_gradients", grads[0], of, kept);
+      found = followed_gradients("gatv2_pyg::layer_gradients", grads[0], of, saved[kOut],
+                                 saved[kLse], kept);
     }
     std::move(found.begin(), found.end(), result.begin() + 1);
     return result;
