@@ -94,7 +94,7 @@ def _new(
     )
     if not by_dst:
         return None
-    graph = Graph.of_grouped(Rows(*by_dst), Rows(*by_src) if by_src else None, num_ids)
+    graph = Graph._of_grouped(Rows(*by_dst), Rows(*by_src) if by_src else None, num_ids)
     learn_neighbours(edge_index, of_rows, graph, loops, flow)
     if to_fill is None or filled is None:
         return Edges(graph, edge_attr, None)

@@ -165,8 +165,8 @@ class Graph:
         return cls._of(rows, num_src, num_dst, num_ids, complete=True, plain=plain)
 
     @classmethod
-    def of_grouped(cls, by_dst: Rows, by_src: Rows | None, num_ids: int) -> Graph:
-        """Takes what :meth:`from_edge_index` would make of edges on one set of nodes, untold.
+    def _of_grouped(cls, by_dst: Rows, by_src: Rows | None, num_ids: int) -> Graph:
+        """Takes what :meth:`from_edge_index` would make of edges on one set of nodes, unchecked.
 
         Args:
             by_dst: as :attr:`by_dst` has it.

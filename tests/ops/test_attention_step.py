@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from gatv2_pyg import GATv2Conv, Graph, gatv2_attention, use_backend
 from gatv2_pyg.kernels.contract import Rows
 from gatv2_pyg.ops import native
+from tests.ops import transforms
 
 pytestmark = pytest.mark.skipif(
     native.unavailable() is not None, reason=f"no step in C++: {native.unavailable()}"
@@ -380,23 +381,7 @@ def test_second_derivatives(steps, dropout):
 def test_transforms_over_a_backward(steps, on):
     steps["on"] = on
     call = Call(2, 3, torch.float64, src=6, dst=5)
-    leaves = list(call.values.values())
-    out = call()
-    vectors = torch.randn(2, *out.shape, dtype=torch.float64)
-
-    def pulled(vector, **options):
-        return torch.autograd.grad(out, leaves, vector, retain_graph=True, **options)
-
-    want = [torch.stack(parts) for parts in zip(*map(pulled, vectors), strict=True)]
-    for found in (
-        torch.func.vmap(pulled)(vectors),
-        torch.func.vmap(lambda vector: pulled(vector, create_graph=True))(vectors),
-        map(
-            torch.stack, zip(*(torch.func.jvp(pulled, (v,), (v,))[1] for v in vectors), strict=True)
-        ),
-    ):
-        for got, part in zip(found, want, strict=True):
-            torch.testing.assert_close(got, part)
+    transforms.agree(call(), list(call.values.values()))
     assert steps["taken"] == on
 
 
@@ -404,7 +389,7 @@ def test_a_graph_on_another_device(steps):
     call = Call(dst=NODES)
     by_dst, by_src, num_ids = call.graph.edges(with_sources=True)
     away = (Rows(*(part.to("meta") for part in rows)) for rows in (by_dst, by_src))
-    call.graph = Graph.of_grouped(*away, num_ids)
+    call.graph = Graph._of_grouped(*away, num_ids)
     assert call.graph.is_plain
     error, message = both(steps, call)
     assert error is ValueError

@@ -19,6 +19,7 @@ from gatv2_pyg import GATv2Conv
 from gatv2_pyg.graph.adjacency import Neighbours
 from gatv2_pyg.kernels import cpu_kernels
 from gatv2_pyg.ops import joined
+from tests.ops import transforms
 
 pytestmark = [
     pytest.mark.skipif(cpu_kernels() is None, reason="no compiled CPU kernels"),
@@ -567,15 +568,4 @@ def test_transforms_over_a_backward(way, options):
     edge_attr = torch.randn(20, BONDS, dtype=torch.float64, requires_grad=True)
     leaves = [x, edge_attr, *layer.parameters()]
     out = layer(x, torch.randint(6, (2, 20)), edge_attr)
-    vectors = torch.randn(2, *out.shape, dtype=torch.float64)
-
-    def pulled(vector, **options):
-        return torch.autograd.grad(out, leaves, vector, retain_graph=True, **options)
-
-    want = [torch.stack(parts) for parts in zip(*map(pulled, vectors), strict=True)]
-    for found in (
-        torch.func.vmap(pulled)(vectors),
-        torch.func.vmap(lambda vector: pulled(vector, create_graph=True))(vectors),
-    ):
-        for got, part in zip(found, want, strict=True):
-            torch.testing.assert_close(got, part)
+    transforms.agree(out, leaves)

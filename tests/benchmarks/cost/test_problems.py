@@ -215,7 +215,7 @@ def test_compiled_peer_is_checked_and_quiet(recwarn):
 def grouped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of edges of every graph that is made."""
     found: list[int] = []
-    from_edge_index, of_grouped = Graph.from_edge_index.__func__, Graph.of_grouped.__func__
+    from_edge_index, of_grouped = Graph.from_edge_index.__func__, Graph._of_grouped.__func__
 
     def grouped_here(cls: type[Graph], edge_index: torch.Tensor, *args: Any, **kwargs: Any):
         found.append(edge_index.size(1))
@@ -226,7 +226,7 @@ def grouped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return of_grouped(cls, by_dst, by_src, num_ids)
 
     monkeypatch.setattr(Graph, "from_edge_index", classmethod(grouped_here))
-    monkeypatch.setattr(Graph, "of_grouped", classmethod(grouped_elsewhere))
+    monkeypatch.setattr(Graph, "_of_grouped", classmethod(grouped_elsewhere))
     return found
 
 
