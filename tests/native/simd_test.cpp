@@ -90,7 +90,7 @@ void test_exp() {
   for (int i = 0; i < 400000; ++i) {
     A x[W], y[W];
     for (int k = 0; k < W; ++k)
-      x[k] = (A)(i % 2 ? random_in(low, 4) : random_in(-1, 1) * pow(2.0, random_in(-30, 0)));
+      x[k] = (A)(i % 2 ? random_in(low, 24) : random_in(-1, 1) * pow(2.0, random_in(-30, 0)));
     store(y, gatv2::GATV2_ISA::exp(load(x)));
     for (int k = 0; k < W; ++k) {
       const long double want = expl((long double)x[k]);
@@ -316,14 +316,12 @@ void test_runs() {
     for (int k = 0; k < W; ++k) a[k] = (A)(1 + k);
     store(got, spread_runs<S>(a));
     for (int k = 0; k < W; ++k) EXPECT(got[k] == a[k / S], "spread over %d, lane %d", S, k);
-    store(got, repeat_last<S>(load(a), LaneNumbers<A>()));
-    for (int k = 0; k < W; ++k) EXPECT(got[k] == a[W - S + k % S], "the last %d, lane %d", S, k);
-    if constexpr (S < W) {
-      A b[W];
-      for (int k = 0; k < W; ++k) b[k] = (A)(100 + k);
-      store(got, shift_lanes<S>(load(a), load(b), LaneNumbers<A>()));
-      for (int k = 0; k < W; ++k)
-        EXPECT(got[k] == (k < S ? a[k] : b[k - S]), "shift by %d, lane %d", S, k);
+    store(got, add_lanes<A, S, 0, S>(
+                   [&](auto row) { return load(a) + (A)(100 * decltype(row)::value); }));
+    for (int k = 0; k < W; ++k) {
+      A want = 0;
+      for (int i = k % S; i < W; i += S) want += a[i] + (A)(100 * (k / S));
+      EXPECT(got[k] == want, "added over %d, lane %d", S, k);
     }
     test_interleaved_runs<A, S, 1>();
     if constexpr (S >= 2) test_interleaved_runs<A, S, 2>();
@@ -396,6 +394,39 @@ void test_permute() {
   }
 }
 
+template <class A>
+void test_permute_two() {
+  constexpr int W = Simd<A>::W;
+  A a[W], b[W], got[W];
+  typename Simd<A>::I index;
+  for (int i = 0; i < 1000; ++i) {
+    for (int k = 0; k < W; ++k) {
+      a[k] = (A)k;
+      b[k] = (A)(W + k);
+      index[k] = random_bits() % (2 * W);
+    }
+    store(got, permute(load(a), load(b), index));
+    for (int k = 0; k < W; ++k) EXPECT(got[k] == index[k], "permuted lane %d of two", k);
+  }
+}
+
+template <class A>
+void test_first_lanes() {
+  constexpr int W = Simd<A>::W;
+  A a[W], b[W], got[W];
+  for (int n = 0; n <= W + 3; ++n) {
+    for (int k = 0; k < W; ++k) {
+      a[k] = k < n ? (A)(1 + k) : (A)NAN;
+      b[k] = k < n ? (A)NAN : (A)(100 + k);
+    }
+    store(got, first_lanes<A>(load(a), n));
+    for (int k = 0; k < W; ++k) EXPECT(got[k] == (k < n ? a[k] : 0), "first %d, lane %d", n, k);
+    store(got, first_lanes<A>(load(a), n, load(b)));
+    for (int k = 0; k < W; ++k)
+      EXPECT(got[k] == (k < n ? a : b)[k], "first %d of two, lane %d", n, k);
+  }
+}
+
 template <class A, int N>
 void test_rows() {
   constexpr int W = Simd<A>::W;
@@ -437,6 +468,8 @@ void test_lanes() {
     test_taken<A>();
     test_permute<A>();
   }
+  if constexpr (FlatHeads<A>::kNarrow) test_permute_two<A>();
+  test_first_lanes<A>();
   test_rows<A, 2>();
   test_rows<A, 4>();
   test_rows<A, 8>();

@@ -153,3 +153,57 @@ def test_scores_far_apart_between_rows_of_a_tile(shape):
     got = run(cpu, problem)
     assert all(value.isfinite().all() for value in got.values())
     assert_right(problem, got)
+
+
+def with_scores(problem, levels: list[float]):
+    """The problem with scores of about ``levels``, one for each destination, up to the rounding."""
+    channels = problem.att.shape[-1]
+    x_dst = torch.tensor([level if level > 0 else level / 0.2 for level in levels])
+    return problem._replace(
+        x_dst=x_dst.to(problem.x_dst).view(-1, 1, 1).expand_as(problem.x_dst).contiguous(),
+        att=torch.full_like(problem.att, 1 / channels),
+    )
+
+
+# Scores take one lane, 2, 4, 8, 16 or more an edge.
+STRIDES = [(1, 7), (2, 9), (3, 20), (4, 16), (8, 5), (8, 16), (13, 4), (17, 4)]
+
+
+@needs_library
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", STRIDES, ids=str)
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.4, "grad_alpha": True}], ids=str)
+@pytest.mark.parametrize("far", [1e4, -1e4, 20.0, -20.0])
+def test_rows_far_from_zero_leave_the_bits_of_others(shape, dtype, options, far):
+    """Scores near 0 need no maximum; a tile with others looks for it, row by row."""
+    degrees = [2, 3, 1, 17, 0, 5, 4, 16]
+    problem = problem_of(degrees, shape, dtype, **options)
+    # One row is about where scores begin to be far.
+    levels = [0.0, 15.5, -15.5, 3.0, 0.0, -1.0, 8.0, 12.0]
+    near = with_scores(problem, levels)
+    want, others = run(cpu, near), [0, 1, 2, 3, 4, 5, 7]
+    assert_right(near, want)
+    levels[6] = far
+    problem = with_scores(problem, levels)
+    got = run(cpu, problem)
+    for name in ("out", "lse", "grad x_dst"):
+        assert torch.equal(got[name][others], want[name][others]), name
+    # The edges are known by where they lie.
+    begin = sum(degrees[:6])
+    kept = [e for e in range(sum(degrees)) if not begin <= e < begin + degrees[6]]
+    if problem.grad_alpha is not None:
+        assert torch.equal(got["alpha"][kept], want["alpha"][kept])
+
+
+@needs_library
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", STRIDES, ids=str)
+@pytest.mark.parametrize("spread", [1.0, 6.0])
+def test_scores_about_where_they_are_far(shape, dtype, spread):
+    degrees = [(3 * k) % 20 for k in range(60)]
+    problem = problem_of(degrees, shape, dtype)
+    problem = with_scores(problem, [(-1) ** k * 16.0 for k in range(60)])
+    problem = problem._replace(x_src=problem.x_src * spread)
+    assert_right(problem, run(cpu, problem), factor=4.0, scale=1.0, beside_autograd=True)

@@ -1,4 +1,4 @@
-"""Rows whose vectors hold parts of two heads, on the instruction sets that have them."""
+"""Rows whose vectors hold parts of several heads, on the instruction sets that have them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,16 @@ pytestmark = [needs_library, pytest.mark.usefixtures("isa")]
 CHANNELS = (6, 10, 12, 20, 24)
 # Whole units of four heads, what remains of one, and a head by itself; more heads than lanes.
 HEADS = (2, 3, 4, 5, 6, 7, 8, 9, 17)
+# Narrow heads whose rows are up to five vectors of 16 lanes: as many heads as lanes of their
+# scores or fewer, rows that end with a vector or within one.
+NARROW = (
+    *((3, 5), (5, 3), (9, 1), (16, 1)),
+    *((3, 9), (3, 10), (5, 5), (5, 6), (6, 5), (13, 2), (10, 3)),
+    *((2, 17), (2, 23), (3, 13), (4, 9), (4, 11), (5, 9), (6, 6), (7, 5), (7, 6), (8, 5), (8, 6)),
+    *((11, 4), (13, 3), (15, 3), (16, 3)),
+    *((3, 18), (3, 21), (5, 12), (6, 9), (7, 9), (10, 6), (12, 5), (13, 4), (15, 4)),
+    *((2, 35), (2, 40), (3, 26), (5, 15), (7, 11), (8, 9), (8, 10), (13, 6), (16, 5)),
+)
 # Tiles of short rows that end with any number of edges, whole rows, and one that is cut.
 DEGREES = [1, 2, 3, 0, 5, 17, 1, 64, 4, 65, 7, 530, 2, 16, 31, 1, 1, 9]
 
@@ -33,12 +43,21 @@ def test_every_number_of_heads(heads, channels, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", NARROW, ids=str)
+def test_narrow_heads(shape, dtype):
+    options = {"edge_dim": 3, "grad_alpha": True} if sum(shape) % 2 else {"bias": "head"}
+    problem = problem_of(DEGREES, shape, dtype, dropout=0.3, blocks=2, **options)
+    assert_right(problem, run(cpu, problem), factor=4.0, scale=1.0, beside_autograd=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     "shape",
     [
         *((7, 12), (6, 20), (6, 10), (7, 6), (3, 24), (15, 12)),
         # Heads that share vectors, padded ones, and several segments.
         *((3, 2), (3, 4), (7, 3), (5, 5), (11, 2), (3, 7), (7, 9), (5, 17), (3, 130)),
+        *((3, 5), (9, 1), (6, 5), (4, 9), (7, 6), (11, 4)),
     ],
     ids=str,
 )
@@ -62,7 +81,7 @@ def test_a_head_by_itself(shape, num_edges):
 
 @pytest.mark.parametrize("what", ["nan", "inf"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("shape", [(2, 12), (3, 20), (5, 24), (7, 10), (4, 6)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 12), (3, 20), (5, 24), (7, 10), (4, 6), *NARROW], ids=str)
 def test_what_is_not_finite_stays_in_its_head(shape, dtype, what):
     """Heads that share a vector with one of NaN or infinite features don't see them."""
     heads = shape[0]
@@ -82,7 +101,9 @@ def test_what_is_not_finite_stays_in_its_head(shape, dtype, what):
             assert not got[key][:, head].isfinite().all()
 
 
-@pytest.mark.parametrize("shape", [(3, 20), (6, 24), (8, 12), (5, 6), (7, 10)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(3, 20), (6, 24), (8, 12), (5, 6), (7, 10), (8, 5), (6, 5), (3, 9)], ids=str
+)
 def test_bits_do_not_depend_on_threads(shape, threads):
     degrees = [(7 * k) % 41 for k in range(300)]
     problem = problem_of(degrees, shape, torch.float32)

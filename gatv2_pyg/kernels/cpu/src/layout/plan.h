@@ -52,11 +52,14 @@ class Plan {
         head_vectors((c + W - 1) / W),
         padded_channels(head_vectors * W / sharing),
         interleaved(interleave),
-        flat(!interleave && FlatHeads<A>::pays(h, c)),
-        flat_heads(h, c, flat),
+        flat(!interleave && FlatHeads<A>::pays(h, c, head_stride, row_apart() / W)),
+        flat_heads(h, c, head_stride, flat),
         row((int64_t)h * c),
         storage_((size_t)2 * h * (head_vectors / 8 + 4) * sizeof(Segment)) {
-    if (flat) padded_channels = c;
+    if (flat) {
+      sharing = 1;
+      padded_channels = c;
+    }
     padded_row = ((interleaved ? c * head_stride : h * padded_channels) + W - 1) / W * W;
     gathered = interleaved ? padded_row : row;
     if (!storage_) return;
@@ -66,6 +69,11 @@ class Plan {
       build(most_heads);
   }
   bool ok() const { return storage_ && flat_heads.ok(); }
+  // Elements of a padded row whose heads begin in places of their own.
+  int row_apart() const {
+    const int sharing = sharing_of(channels, head_stride);
+    return (heads + sharing - 1) / sharing * head_vectors * W;
+  }
   const Segment* segments() const { return storage_.template get<Segment>(); }
   // A packed row of A is its own padded form.
   bool packed_is_padded() const {
@@ -158,7 +166,7 @@ class Plan {
     }
     if (flat) {
       for (int k = 0; k < padded_row; k += W)
-        f(Place{k, k, FlatHeads<A>::first_head(k / channels), min_of(W, (int)row - k)});
+        f(Place{k, k, flat_heads.first_head(k / channels), min_of(W, (int)row - k)});
       return;
     }
     for (int h = 0; h < heads; ++h)
@@ -251,7 +259,7 @@ class Plan {
   }
   void build_flat() {
     for (int h = 0, n; h < heads; h += n) {
-      n = min_of(FlatHeads<A>::kUnit, heads - h);
+      n = min_of(flat_heads.unit(), heads - h);
       const int rest = n * channels % W;
       storage_.template get<Segment>()[num_segments++] = {h,
                                                           n,

@@ -242,20 +242,13 @@ GATV2_INLINE void fill_row(V* to, int n, V value) {
     for (int i = 0; i < kMaxLanes; ++i) to[k + i] = value;
 }
 
-// The edges of consecutive short rows, which tile rows they belong to.
+// The edges of consecutive short rows.
 template <class T>
 GATV2_INLINE void begin_batch(Tile<T>& tile, const Rows& rows, int64_t first_row, int64_t end_row) {
   const int64_t begin = rows.ptr[first_row];
   tile.num_rows = (int)(end_row - first_row);
   for (int r = 0; r <= tile.num_rows; ++r) tile.begin[r] = (int)(rows.ptr[first_row + r] - begin);
   tile.n = tile.begin[tile.num_rows];
+  for (int k = 1; k <= kMaxLanes; ++k) tile.begin[tile.num_rows + k] = tile.n;
 }
-// Which row each edge belongs to.
-template <class T>
-GATV2_INLINE void number_edges(Tile<T>& tile) {
-  for (int r = 0; r < tile.num_rows; ++r)
-    fill_row(tile.row_of + tile.begin[r], tile.begin[r + 1] - tile.begin[r],
-             (typename Simd<Acc<T>>::Int)r);
-}
-
 GATV2_END

@@ -31,8 +31,7 @@ struct Tile {
   int64_t next_begin;  // of short rows: the position whose edges are to prefetch
   // Of short rows: the edges of row r are [begin[r], begin[r + 1]).
   int num_rows;
-  int begin[kBatch + 1];
-  typename Simd<Acc<T>>::Int row_of[kBatchSlots];  // of an edge
+  int begin[kBatch + 1 + kMaxLanes];  // past the last row the end
 };
 
 // What every edge is scored with.

@@ -128,8 +128,8 @@ class ByDestination {
     const int n = w.tile.n;
     if (c_.dropout.active)
       for (int k = 0; k < c_.scores.vectors(n); ++k)
-        store(w.s + k * W, load(w.s + k * W) * load(w.keep + k * W));
-    records->put(records->at(begin), w.s, w.d, n);
+        store(w.alpha + k * W, load(w.alpha + k * W) * load(w.keep + k * W));
+    records->put(records->at(begin), w.alpha, w.d, n);
   }
 
   void whole_row(Worker<T>& w, int64_t row, int64_t begin, int64_t end, const Records<A>* records,

@@ -55,7 +55,7 @@ class DestinationEdges {
     c_.scores.spread(w.delta, w.d, heads);
   }
   // (4) to (6) of short rows [first, last), all of whose edges are the worker's tile: leaves alpha
-  // in w.s and ds in w.d.
+  // in w.alpha and ds in w.d.
   void short_rows(Worker<T>& w, int64_t first, int64_t last) const {
     const int stride = c_.plan.head_stride, heads = c_.plan.heads;
     read_batch(c_, w, rows_, first, last, x_src_, need_ids());
@@ -65,21 +65,30 @@ class DestinationEdges {
     read_grad(c_, w, grad_base() + first * grad_stride(), grad_stride());
     score_tile<kByDestination, kShortRows>(c_, w, w.s, w.d);
     add_alpha_gradient(w, w.d, n);
-    for (int r = 0; r < count; ++r)
-      memcpy(w.row_max + r * stride, lse_ + (first + r) * heads, sizeof(A) * heads);
-    c_.bias.make_finite(w.row_max, count * stride, 0);
-    const ShortRows<T> rows(c_.scores, w.tile, w.running);
-    rows.subtract(w.s, w.row_max);
-    for (int k = 0; k < c_.scores.vectors(n); ++k) store(w.s + k * W, exp(load(w.s + k * W)));
-    rows.add_up(w.s, w.row_sum);
-    for (int k = 0; k < count * stride; k += W)
-      store(w.row_sum + k, c_.bias.inverse(load(w.row_sum + k)));
+    const ShortRows<T> rows(c_.scores, w.tile);
+    A *s = w.s, *other = w.products;
+    if (!rows.near_zero(s)) {
+      for (int r = 0; r < count; ++r)
+        memcpy(w.shifts + r * stride, lse_ + (first + r) * heads, sizeof(A) * heads);
+      c_.bias.make_finite(w.shifts, count * stride, 0);
+      rows.shifts_from(w.shifts);
+      rows.subtract(s, w.shifts, other);
+      s = other;
+      other = w.s;
+    }
+    for (int k = 0; k < c_.scores.vectors(n); ++k) store(s + k * W, exp(load(s + k * W)));
     if (c_.dropout.active) {
       c_.dropout.fill(w.keep, n, heads, stride, w.ids);
       for (int k = 0; k < c_.scores.vectors(n); ++k)
         store(w.d + k * W, load(w.d + k * W) * load(w.keep + k * W));
     }
-    rows.differentiate(w.s, w.d, w.row_sum, w.products, w.row_max);
+    rows.add_up(s, w.d, w.row_sum, w.row_delta);
+    for (int k = 0; k < count * stride; k += W) {
+      const V inverse = c_.bias.inverse(load(w.row_sum + k));
+      store(w.row_sum + k, inverse);
+      store(w.row_delta + k, load(w.row_delta + k) * inverse);
+    }
+    rows.differentiate(s, w.d, w.row_sum, w.row_delta, w.alpha, other, w.shifts);
   }
   // (7), (11) and the edge gradients, from what short_rows left. `sum` may be null.
   void put_short_rows(Worker<T>& w, int64_t first, double* d_att, double* sum) const {

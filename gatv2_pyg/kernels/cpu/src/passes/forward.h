@@ -84,14 +84,15 @@ class Forward {
   // copies stay in the second cache, 8x16 0.65, 8x8 0.83, to 8,000 nodes all 1.05 to 1.6; 3x20,
   // 4x20 and 8x12 0.83 to 0.93 to 5,333 nodes, 0.95 to 1 to 6,400 nodes, and 1.05 to 1.11 to 8,000.
   // Against flat rows on 1M edges to 20,000 nodes: 4x20 0.92, 3x20 0.86, 8x12 0.75; to 5,333
-  // nodes 1.1, 1.05, 0.89; to 2,000 0.96 to 1.02.
+  // nodes 1.1, 1.05, 0.89; to 2,000 0.96 to 1.02. Against flat rows of narrow heads on 64,000
+  // edges: 8x5 1.9 to 6,400 nodes, 1.3 to 4,000, 1.0 to 1,000; 4x9, 3x10, 5x5 1.05 to 1.2 to 2,000.
   static bool interleaving_pays(const Arguments& args) {
     if (args.heads < 2 || args.heads > W || args.edge_dim != 0 || args.negative_slope > 1)
       return false;
     const int heads = (int)args.heads, channels = (int)args.channels;
     const Plan<A> by_head(heads, channels, 1, false), copy(heads, channels, 1, true);
-    const int apart = by_head.flat ? heads * by_head.head_vectors * W : by_head.padded_row;
-    const bool fewer = copy.padded_row < apart;
+    if (by_head.flat && by_head.flat_heads.quarters() == 0) return false;
+    const bool fewer = copy.padded_row < by_head.row_apart();
     const bool cached = args.num_src * copy.padded_row * (int64_t)sizeof(T) <= kInCaches;
     const int64_t edges = Rows(args.by_dst, args.wide_index, args.num_dst).num_edges;
     if (!fewer && !cached) return false;
@@ -134,48 +135,56 @@ class Forward {
     read_batch(c_, w, rows_, first, last, gathered_, c_.dropout.active || alpha_);
     read_own(c_, w, x_dst_ + first * c_.plan.row);
     const int n = w.tile.n, count = w.tile.num_rows;
-    const ShortRows<T> rows(c_.scores, w.tile, w.running);
+    const ShortRows<T> rows(c_.scores, w.tile);
     if (n > 0) {
       score_tile<kForward, kShortRows>(c_, w, w.s, w.d);
-      rows.find_max(w.s, w.row_max);
-      c_.bias.make_finite(w.row_max, count * c_.plan.head_stride, c_.bias.kLowest);
-      rows.subtract(w.s, w.row_max);
-      for (int k = 0; k < c_.scores.vectors(n); ++k) store(w.s + k * W, exp(load(w.s + k * W)));
-      rows.add_up(w.s, w.row_sum);
-      put_lse(w, first, count);
-      rows.multiply(w.s, w.row_sum);
+      A* s = w.s;
+      const bool shifted = !rows.near_zero(s);
+      if (shifted) {
+        rows.find_shifts(s, w.shifts);
+        c_.bias.make_finite(w.shifts, count * c_.plan.head_stride, c_.bias.kLowest);
+        rows.subtract(s, w.shifts, w.products);
+        s = w.products;
+      }
+      for (int k = 0; k < c_.scores.vectors(n); ++k) store(s + k * W, exp(load(s + k * W)));
+      rows.add_up(s, w.row_sum);
+      put_lse(w, first, count, shifted ? w.shifts : nullptr);
       if (c_.dropout.active) {
         c_.dropout.fill(w.keep, n, c_.plan.heads, c_.plan.head_stride, w.ids);
         for (int k = 0; k < c_.scores.vectors(n); ++k)
-          store(w.s + k * W, load(w.s + k * W) * load(w.keep + k * W));
+          store(s + k * W, load(s + k * W) * load(w.keep + k * W));
       }
-      if (alpha_)
+      if (alpha_) {
+        rows.multiply(s, w.row_sum, w.alpha);
         for (int e = 0; e < n; ++e)
-          memcpy(alpha_ + w.ids[e] * c_.plan.heads, w.s + e * c_.plan.head_stride,
+          memcpy(alpha_ + w.ids[e] * c_.plan.heads, w.alpha + e * c_.plan.head_stride,
                  sizeof(A) * c_.plan.heads);
+      }
       const int64_t at = first * c_.plan.row;
       const ForwardOut<A> out{out_ ? out_ + at : nullptr, biased_ ? biased_ + at : nullptr,
                               out_bias_.template get<A>(), c_.plan.row, past_caches_};
-      c_.each_segment([&](const MicroTable<T>* m, const Segment& s)
-                          GATV2_LAMBDA_INLINE { m->forward_rows(w.tile, s, w.common, w.s, out); });
+      c_.each_segment([&](const MicroTable<T>* m, const Segment& segment) GATV2_LAMBDA_INLINE {
+        m->forward_rows(w.tile, segment, w.common, s, w.row_sum, out);
+      });
     }
     for (int r = 0; r < count; ++r)
       if (w.tile.begin[r] == w.tile.begin[r + 1]) put_empty(first + r);
   }
-  // lse of short rows; leaves 1 / the denominators in w.row_sum.
-  void put_lse(Worker<T>& w, int64_t first, int count) const {
+  // lse of short rows, whose scores were taken less `shifts`, if these are not null; leaves 1 / the
+  // denominators in w.row_sum.
+  void put_lse(Worker<T>& w, int64_t first, int count, const A* shifts) const {
     const int stride = c_.plan.head_stride, heads = c_.plan.heads;
     for (int k = 0; k < count * stride; k += W) {
       const V total = load(w.row_sum + k);
-      store(w.row_max + k, c_.bias.log_sum(load(w.row_max + k), total));
+      store(w.lse_of_rows + k, c_.bias.log_sum(shifts ? load(shifts + k) : V{}, total));
       store(w.row_sum + k, c_.bias.inverse(total));
     }
     if (heads == stride) {
-      memcpy(lse_ + first * heads, w.row_max, sizeof(A) * heads * count);
+      memcpy(lse_ + first * heads, w.lse_of_rows, sizeof(A) * heads * count);
       return;
     }
     for (int r = 0; r < count; ++r)
-      memcpy(lse_ + (first + r) * heads, w.row_max + r * stride, sizeof(A) * heads);
+      memcpy(lse_ + (first + r) * heads, w.lse_of_rows + r * stride, sizeof(A) * heads);
   }
 
   // (2), (3) before normalisation: sum_a = sum_e keep_e exp(s_e - max) x_src[j].

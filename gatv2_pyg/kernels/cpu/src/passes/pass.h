@@ -52,10 +52,13 @@ struct Context {
     if (a.edge_dim) weight.fill(plan, a, att + (dst_bias ? 2 : 1) * room(plan));
     for (int k = 0; k < plan.num_segments; ++k) {
       const Segment& segment = plan.segments()[k];
-      // Heads of flat rows that are taken together read no edges past a tile's.
-      if (!plan.flat || segment.heads == 1) group = max_of(group, plan.W / segment.heads);
+      // Heads in quarters of vectors that are taken together read no edges past a tile's.
+      if (plan.flat && !plan.flat_heads.quarters())
+        group = plan.W / plan.head_stride;
+      else if (!plan.flat || segment.heads == 1)
+        group = max_of(group, plan.W / segment.heads);
       micro[k] = interleaved ? find_interleaved<T>(segment)
-                 : plan.flat ? find_flat<T>(segment, plan.flat_heads.quarters())
+                 : plan.flat ? find_flat<T>(segment, plan.flat_heads.quarters(), plan.head_stride)
                              : find_micro<T>(segment);
     }
   }
@@ -166,10 +169,12 @@ struct Worker {
   A* keep;                   // [kBatchSlots][head_stride]
   uint8_t* masks;            // of a tile that leaves no records
   // Of each row of a batch: [kBatch][head_stride].
-  A* row_max;  // forward; backward: lse
-  A* row_sum;  // of exp(s - max) or exp(s - lse), then its inverse
-  // Scratch of its edges: [kBatchSlots][head_stride].
-  A *running, *products;
+  A* shifts;       // what exp takes its scores less than
+  A* row_sum;      // of exp, then its inverse
+  A* lse_of_rows;  // forward
+  A* row_delta;    // backward: D of (5)
+  // Of each of its edges: [kBatchSlots][head_stride].
+  A *alpha, *products;
   // Spreads: a number of each head in every lane of the head, or of each lane before it is folded.
   A* max;         // forward: the running maximum
   A* weights;     // sum of exp(s - max), or of exp(s - lse) in backward
@@ -187,7 +192,7 @@ struct Worker {
     const size_t tile_size = (size_t)kBatchSlots * c.plan.head_stride + kMaxLanes;
     const size_t copy_size = c.plan.packed_is_padded() && sizeof(T) == sizeof(A) ? 0 : row_size;
     A** const rows[] = {&sum_a, &sum_b, &total};
-    A** const batches[] = {&row_max, &row_sum, &running, &products};
+    A** const batches[] = {&shifts, &row_sum, &lse_of_rows, &row_delta, &alpha, &products};
     A** const spreads[] = {&max, &weights, &scale, &lse, &delta, &norm, &residual, &correction};
     own = memory.take(kBatch * (c.dst_bias ? row_size : copy_size));
     grad = memory.take(kBatch * copy_size);
@@ -271,7 +276,6 @@ GATV2_INLINE void read_batch(const Context<T>& c, Worker<T>& w, const Rows& rows
   Tile<T>& t = w.tile;
   begin_batch(t, rows, first_row, end_row);
   if (t.n == 0) return;
-  number_edges(t);
   const int64_t begin = rows.ptr[first_row];
   fill_slots(t.rows, t.next_rows, rows.idx, rows.num_edges, Slots(t.n, c.group), begin, kBatch,
              t.next_begin == begin, base, c.plan.gathered);

@@ -6,6 +6,18 @@
 
 GATV2_BEGIN
 
+// Lanes [0, n) of v, those of `other` past them.
+constexpr int64_t kFirstLanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+template <class A>
+GATV2_INLINE typename Simd<A>::V first_lanes(typename Simd<A>::V v, int n,
+                                             typename Simd<A>::V other = typename Simd<A>::V{}) {
+  using V = typename Simd<A>::V;
+  using I = typename Simd<A>::I;
+  I mask;
+  memcpy(&mask, (const char*)(kFirstLanes + 8) - min_of(n, Simd<A>::W) * sizeof(A), sizeof mask);
+  return (V)(((I)v & mask) | ((I)other & ~mask));
+}
+
 #if defined(__AVX512F__)
 
 // How many lanes of a vector are in use, in the form the instruction set wants it.

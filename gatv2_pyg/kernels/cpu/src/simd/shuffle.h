@@ -41,6 +41,15 @@ GATV2_INLINE VF permute(VF a, Simd<float>::I index) {
   return (VF)_mm256_permutevar8x32_ps((__m256)a, (__m256i)index);
 }
 #endif
+// Lane i is lane index[i] of a followed by b.
+#if defined(__AVX512F__)
+constexpr bool kPermutesTwo = true;
+GATV2_INLINE VF permute(VF a, VF b, Simd<float>::I index) {
+  return (VF)_mm512_maskz_permutex2var_ps(0xFFFF, (__m512)a, (__m512i)index, (__m512)b);
+}
+#else
+constexpr bool kPermutesTwo = false;
+#endif
 
 // Lanes [first, end) of a, 0 in the others; and what they are added to.
 template <class A, int first, int end>
@@ -74,6 +83,18 @@ GATV2_INLINE typename Simd<A>::V combine(typename Simd<A>::V a, typename Simd<A>
   return combine<bit>(a, b, LaneNumbers<A>());
 }
 
+// Adds up the vectors of leaf(0), leaf(1), ... over the lanes of each of HS heads, which repeat:
+// lane k * HS + h of the result is head h of leaf(k).
+template <class A, int HS, int k, int bit, class Leaf>
+GATV2_INLINE typename Simd<A>::V add_lanes(const Leaf& leaf) {
+  if constexpr (bit == Simd<A>::W) {
+    return leaf(Int<k>());
+  } else {
+    const auto a = add_lanes<A, HS, k, bit * 2>(leaf);
+    return combine<A, bit>(a, add_lanes<A, HS, k + bit / HS, bit * 2>(leaf));
+  }
+}
+
 // The first (half = 0) or second half of: `run` lanes of a, as many of b, the next of a, ...
 template <int run, int half, class V, int... I>
 GATV2_INLINE V zip_lanes(V a, V b, Sequence<I...>) {
@@ -95,14 +116,15 @@ GATV2_INLINE typename Simd<A>::V unzip_lanes(typename Simd<A>::V a, typename Sim
   return unzip_lanes<half>(a, b, LaneNumbers<A>());
 }
 
-// Lane i is p[i % period]. A load of what two stores wrote waits for both, so AVX-512 reads no more
-// than that.
+// Lane i is p[i % period]. A load of what two stores wrote, or that ends in a line that is far,
+// waits for both, so AVX reads no more than that.
 template <int period, class V, int... I>
 GATV2_INLINE V repeat_lanes(V a, Sequence<I...>) {
   return pick(a, a, Sequence<(I % period)...>());
 }
 template <int period, class A>
 GATV2_INLINE typename Simd<A>::V load_repeated(const A* p) {
+  if constexpr (period == 1) return broadcast<typename Simd<A>::V>(*p);
 #if defined(__AVX512F__)
   using V = typename Simd<A>::V;
   constexpr size_t bytes = period * sizeof(A);
@@ -110,11 +132,18 @@ GATV2_INLINE typename Simd<A>::V load_repeated(const A* p) {
     return (V)_mm512_maskz_broadcast_f64x4(0xFF, _mm256_loadu_pd((const double*)p));
   if constexpr (bytes == 16)
     return (V)_mm512_maskz_broadcast_f32x4(0xFFFF, _mm_loadu_ps((const float*)p));
+  if constexpr (bytes == 8)
+    return (V)_mm512_maskz_broadcastsd_pd(0xFF, _mm_load_sd((const double*)p));
+#elif defined(__AVX2__)
+  using V = typename Simd<A>::V;
+  constexpr size_t bytes = period * sizeof(A);
+  if constexpr (bytes == 16) return (V)_mm256_broadcast_ps((const __m128*)p);
+  if constexpr (bytes == 8) return (V)_mm256_broadcast_sd((const double*)p);
 #endif
   return repeat_lanes<period>(load(p), LaneNumbers<A>());
 }
 
-// Lane i is p[i / run]. A whole vector is read.
+// Lane i is p[i / run].
 template <int run, class V, int... I>
 GATV2_INLINE V repeat_each(V a, Sequence<I...>) {
   return pick(a, a, Sequence<(I / run)...>());
@@ -128,20 +157,7 @@ GATV2_INLINE typename Simd<A>::V spread_runs(const A* p) {
   if constexpr (run == 4 && sizeof(A) == 8)
     return (VD)_mm512_mask_broadcastsd_pd(_mm512_set1_pd(p[0]), 0xF0, _mm_load_sd(p + 1));
 #endif
-  return repeat_each<run>(load(p), LaneNumbers<A>());
-}
-
-// Lane i is lane i - shift of b, or where b has none lane i of a.
-template <int shift, class V, int... I>
-GATV2_INLINE V shift_lanes(V a, V b, Sequence<I...>) {
-  constexpr int W = sizeof...(I);
-  return pick(a, b, Sequence<(I < shift ? I : W + I - shift)...>());
-}
-// The last `period` lanes, over and over.
-template <int period, class V, int... I>
-GATV2_INLINE V repeat_last(V a, Sequence<I...>) {
-  constexpr int W = sizeof...(I);
-  return pick(a, a, Sequence<(W - period + I % period)...>());
+  return repeat_each<run>(load_repeated<Simd<A>::W / run>(p), LaneNumbers<A>());
 }
 
 // Runs of S lanes, each of S / U groups of U: lane [run][group][place] to [group][place][run].

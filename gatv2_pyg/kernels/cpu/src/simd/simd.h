@@ -180,7 +180,7 @@ GATV2_INLINE Words multiply_low_halves(Words a, uint32_t m) {
 #endif
 }
 
-// exp(x) for x up to a few units above 0; 0 below the normal range; NaN stays NaN. About 1 ulp:
+// exp(x) for x up to 80; 0 below the normal range; NaN stays NaN. About 1 ulp:
 // x = n ln 2 + r with |r| <= ln 2 / 2. exp(r) is a minimax polynomial (float) or the Taylor series
 // (double), both to a tenth of an ulp. The number added to round to an integer holds the bias of
 // the exponent too, and at the lower bound of x the exponent's bits are those of 0.

@@ -4,7 +4,8 @@
 #include "layout/memory.h"
 #include "layout/parallel.h"
 #include "layout/rows.h"
-#include "tiles/short_rows.h"
+#include "layout/score_layout.h"
+#include "tiles/edge_lanes.h"
 
 GATV2_BEGIN
 

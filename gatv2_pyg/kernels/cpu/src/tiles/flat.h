@@ -96,10 +96,129 @@ struct FlatScore {
   }
 };
 
+// Narrow heads, whose rows are turned to [C][HS] to be added up: HS lanes of scores; N vectors of a
+// row.
+template <class T, int HS, int N>
+struct NarrowScore {
+  using A = Acc<T>;
+  using V = typename Simd<A>::V;
+  using I = typename Simd<A>::I;
+  static constexpr int W = Simd<A>::W;
+  static constexpr int group = W / HS;  // edges
+  static constexpr TileRows kOneRowAs = kShortRows;
+
+  template <class E>
+  static GATV2_INLINE V get(const E* p, int v, const LanesInUse& tail) {
+    return v == N - 1 ? load(p + v * W, tail) : load(p + v * W);
+  }
+  static GATV2_INLINE V take(const V (&row)[N], const I* lanes) {
+    if constexpr (N == 1) return permute(row[0], *lanes);
+    V taken = permute(row[0], row[N > 1], lanes[0]);
+    GATV2_UNROLL
+    for (int v = 2; v < N; ++v) taken = permute(taken, row[v], lanes[v - 1]);
+    return taken;
+  }
+  // The sums over channels, of each head in lanes that repeat. As many vectors as the row has, or
+  // where heads fill no power of two (Square is false) some more.
+  template <bool Square>
+  static GATV2_INLINE V fold(const V (&row)[N], const FlatHeads<A>& heads) {
+    constexpr int step = N > 1 ? N - 1 : 1;
+    const I* const lanes = heads.transposed();
+    V sum = take(row, lanes);
+    if constexpr (Square) {
+      GATV2_UNROLL
+      for (int k = 1; k < N; ++k) sum += take(row, lanes + k * step);
+    } else {
+      for (int k = 1; k < heads.folds(); ++k) sum += take(row, lanes + k * step);
+    }
+    return sum;
+  }
+
+  // (2) and (4) for a tile: s[e][h] = <att, LeakyReLU(z)>, d[e][h] = <g, x_src>.
+  template <Direction D, bool Edge, TileRows>
+  static void score(const Tile<T>& t, const Segment& seg, const Weights<A>& r, A* s, A* d) {
+    if (r.flat->folds() == N)
+      score_tile<D, Edge, true>(t, seg, r, s, d);
+    else
+      score_tile<D, Edge, false>(t, seg, r, s, d);
+  }
+  template <Direction D, bool Edge, bool Square>
+  static GATV2_INLINE void score_tile(const Tile<T>& t, const Segment& seg, const Weights<A>& r,
+                                      A* s, A* d) {
+    const V slope = broadcast<V>(r.slope);
+    const LanesInUse tail(seg.tail);
+    V att[N];
+    GATV2_UNROLL
+    for (int v = 0; v < N; ++v) att[v] = load(r.att + v * W);
+    auto terms = [&](int e) GATV2_LAMBDA_INLINE {
+      const T* const x = one_address(t.rows[e]);
+      const T* const next = one_address(t.next_rows[e]);
+      const A* const own = one_address(t.own[e]);
+      const A* const grad = D == kForward ? nullptr : one_address(t.grad[e]);
+      const A* const projected = Edge ? t.projected + (int64_t)e * r.padded_row : nullptr;
+      V of_s[N], of_d[N];
+      GATV2_UNROLL
+      for (int v = 0; v < N; ++v) {
+        // Every other vector's line; the rest with the sums.
+        if (v % 2 == 0 && v * W * sizeof(T) % 64 == 0) prefetch(next + v * W);
+        const V xv = get(x, v, tail);
+        V z = xv + load(own + v * W);
+        if constexpr (Edge) z += load(projected + v * W);
+        of_s[v] = (z > V{} ? z : z * slope) * att[v];
+        if constexpr (D != kForward) of_d[v] = xv * load(grad + v * W);
+      }
+      Scores<V> sum{};
+      sum.s = fold<Square>(of_s, *r.flat);
+      if constexpr (D != kForward) sum.d = fold<Square>(of_d, *r.flat);
+      return sum;
+    };
+#pragma GCC unroll 1
+    for (int e0 = 0; e0 < t.n; e0 += group) {
+      Scores<V> sums[group];
+      GATV2_UNROLL
+      for (int k = 0; k < group; ++k) sums[k] = terms(e0 + k);
+      store(s + e0 * HS, add_lanes<A, HS, 0, HS>([&](auto k) GATV2_LAMBDA_INLINE {
+              return sums[decltype(k)::value].s;
+            }));
+      if constexpr (D != kForward)
+        store(d + e0 * HS, add_lanes<A, HS, 0, HS>([&](auto k) GATV2_LAMBDA_INLINE {
+                return sums[decltype(k)::value].d;
+              }));
+    }
+  }
+
+  // d[h] = <grad, x> for a packed row x and a padded row grad.
+  static void dot(const A* x, const A* grad, const Segment& seg, const Weights<A>& r, A* d) {
+    const LanesInUse tail(seg.tail);
+    V terms[N];
+    GATV2_UNROLL
+    for (int v = 0; v < N; ++v) terms[v] = get(x, v, tail) * load(grad + v * W);
+    const V sum = fold<false>(terms, *r.flat);
+    const V sums = add_lanes<A, HS, 0, HS>(
+        [&](auto k) GATV2_LAMBDA_INLINE { return decltype(k)::value ? V{} : sum; });
+    scatter_scores<A>(d, sums, 1, seg.heads, 0, false);
+  }
+};
+
+template <class T, int HS, int N>
+const MicroTable<T>* narrow_table() {
+  return table_of<T, Micro<T, 1, N, true, 1, HS>, NarrowScore<T, HS, N>>();
+}
+template <class T, int HS>
+const MicroTable<T>* find_narrow(const Segment& s) {
+  switch (s.vectors) {
+    case 1: return narrow_table<T, HS, 1>();
+    case 2: return narrow_table<T, HS, 2>();
+    case 3: return narrow_table<T, HS, 3>();
+    case 4: return narrow_table<T, HS, 4>();
+    default: return narrow_table<T, HS, 5>();
+  }
+}
+
 template <class T, int H, int Q>
 const MicroTable<T>* flat_table() {
   using S = FlatScore<T, H, Q>;
-  return table_of<T, Micro<T, 1, S::N, S::Ragged, 1, true>, S>();
+  return table_of<T, Micro<T, 1, S::N, S::Ragged, 1, FlatHeads<Acc<T>>::kUnit>, S>();
 }
 
 template <class T, int Q>
@@ -113,11 +232,19 @@ const MicroTable<T>* find_flat_heads(const Segment& s) {
 }
 
 template <class T>
-const MicroTable<T>* find_flat(const Segment& s, int quarters) {
+const MicroTable<T>* find_flat(const Segment& s, int quarters, int stride) {
   if constexpr (FlatHeads<Acc<T>>::kTaken) {
     if (quarters == 3) return find_flat_heads<T, 3>(s);
     if (quarters == 5) return find_flat_heads<T, 5>(s);
     if (quarters == 6) return find_flat_heads<T, 6>(s);
+  }
+  if constexpr (FlatHeads<Acc<T>>::kNarrow) {
+    switch (stride) {
+      case 2: return find_narrow<T, 2>(s);
+      case 4: return find_narrow<T, 4>(s);
+      case 8: return find_narrow<T, 8>(s);
+      case 16: return find_narrow<T, 16>(s);
+    }
   }
   return nullptr;
 }

@@ -8,18 +8,6 @@
 
 GATV2_BEGIN
 
-// Adds up the vectors of leaf(0), leaf(1), ..., one edge each, over the lanes of each head: lane
-// k * HS + h of the result is head h of leaf(k).
-template <class A, int HS, int k, int bit, class Leaf>
-GATV2_INLINE typename Simd<A>::V add_lanes(const Leaf& leaf) {
-  if constexpr (bit == Simd<A>::W) {
-    return leaf(Int<k>());
-  } else {
-    const auto a = add_lanes<A, HS, k, bit * 2>(leaf);
-    return combine<A, bit>(a, add_lanes<A, HS, k + bit / HS, bit * 2>(leaf));
-  }
-}
-
 // HS: head_stride; N: vectors of the segment.
 template <class T, int HS, int N>
 struct InterleavedMicro {

@@ -85,8 +85,9 @@ GATV2_INLINE void put_scores(A* to, typename Simd<A>::V v, int e, const Segment&
 }
 
 // A segment of HB heads: of CV vectors each, or P to a vector of W / P lanes each (then CV is 1).
-// Or CV vectors of a flat row, whatever heads they hold; these have no scores here (see flat.h).
-template <class T, int HB, int CV, bool Ragged, int P = 1, bool Flat = false>
+// Or CV vectors of a flat row, of a unit of up to `Flat` heads; these have no scores here (see
+// flat.h).
+template <class T, int HB, int CV, bool Ragged, int P = 1, int Flat = 0>
 struct Micro {
   using A = Acc<T>;
   using V = typename Simd<A>::V;
@@ -111,7 +112,7 @@ struct Micro {
         : tail(s.tail),
           lanes(S, s.channels),
           step(P > 1 ? P * s.channels : s.channels),
-          heads(Flat ? r.flat->lanes(s.padded / W) : nullptr) {}
+          heads(Flat > 0 ? r.flat->lanes(s.padded / W) : nullptr) {}
     static constexpr bool partial(int v) { return Ragged && (P > 1 || v % CV == CV - 1); }
     GATV2_INLINE int64_t at(int v) const {
       return Ragged && U > 1 ? v / CV * step + v % CV * W : (int64_t)v * W;
@@ -132,8 +133,8 @@ struct Micro {
     }
     // The number of vector v's heads in their lanes, from [head].
     GATV2_INLINE V by_head(const A* of_heads, int v) const {
-      if constexpr (Flat)
-        return permute(load(of_heads), heads[v]);
+      if constexpr (Flat > 0)
+        return permute(load_repeated<Flat>(of_heads), heads[v]);
       else if constexpr (P > 1)
         return spread_runs<S>(of_heads + v * P);
       else
@@ -316,15 +317,18 @@ struct Micro {
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) store(acc + seg.padded + v * W, sum[v]);
   }
-  // (3) of short rows, alpha[e][h] at hand.
-  static void forward_rows(const Tile<T>& t, const Segment& seg, const Weights<A>& r,
-                           const A* alpha, const ForwardOut<A>& out) {
+  // (3) of short rows: the sums of p[e][h] x_src times what a row has in `inverse`.
+  static void forward_rows(const Tile<T>& t, const Segment& seg, const Weights<A>& r, const A* p,
+                           const A* inverse, const ForwardOut<A>& out) {
     const Access access(seg, r);
     for (int row = 0; row < t.num_rows; ++row) {
       V sum[N];
       GATV2_UNROLL
       for (int v = 0; v < N; ++v) sum[v] = V{};
-      add_rows(t, seg, access, alpha, r.head_stride, t.begin[row], t.begin[row + 1], sum);
+      add_rows(t, seg, access, p, r.head_stride, t.begin[row], t.begin[row + 1], sum);
+      const A* const of_heads = inverse + row * r.head_stride + seg.head;
+      GATV2_UNROLL
+      for (int v = 0; v < N; ++v) sum[v] *= access.by_head(of_heads, v);
       put_forward(access, seg, row, sum, out);
     }
   }
@@ -498,8 +502,8 @@ struct MicroTable {
   void (*accumulate_by_source)(const Tile<T>&, const Segment&, const Weights<A>&, A* grad_sum,
                                A* slope_sum);
   // Whole short rows.
-  void (*forward_rows)(const Tile<T>&, const Segment&, const Weights<A>&, const A* alpha,
-                       const ForwardOut<A>&);
+  void (*forward_rows)(const Tile<T>&, const Segment&, const Weights<A>&, const A* p,
+                       const A* inverse, const ForwardOut<A>&);
   void (*destination_rows[2])(const Tile<T>&, const Segment&, const Weights<A>&, const A* ds,
                               const RowsOut<T>&, A* leaky_sum);
   void (*source_rows)(const Tile<T>&, const Segment&, const Weights<A>&, const RowsOut<T>&);

@@ -1,104 +1,112 @@
 // The softmax of several short rows in a tile, and its derivative. Scores of an edge are
-// [head_stride] lanes, as are the numbers kept of a row. All loops run over the edges of the tile,
-// whatever row they belong to: a loop over each row's edges would end at a place that no processor
-// foresees.
+// [head_stride] lanes, as are the numbers kept of a row. A row's edges are taken by whole vectors,
+// lanes past its last being left out: what a row gets does not depend on the rows beside it.
 #pragma once
 
 #include "layout/score_layout.h"
 #include "layout/tile.h"
+#include "simd/partial.h"
 
 GATV2_BEGIN
-
-// The lanes of an edge or row: head_stride of them, in blocks of W where there are more.
-template <class A, int HS>
-struct EdgeLanes {
-  typedef A V __attribute__((vector_size(sizeof(A) * HS)));
-  typedef typename Simd<A>::Int I __attribute__((vector_size(sizeof(A) * HS)));
-  static GATV2_INLINE V load(const A* p) {
-    V v;
-    memcpy(&v, p, sizeof v);
-    return v;
-  }
-  static GATV2_INLINE void store(A* p, V v) { memcpy(p, &v, sizeof v); }
-  // v where the two are the same, else 0.
-  static GATV2_INLINE V if_same(I a, I b, V v) { return (V)((I)v & (a == b)); }
-};
-// Compilers keep vectors of one lane in memory.
-template <class A>
-struct EdgeLanes<A, 1> {
-  typedef A V;
-  typedef typename Simd<A>::Int I;
-  static GATV2_INLINE V load(const A* p) { return *p; }
-  static GATV2_INLINE void store(A* p, V v) { *p = v; }
-  static GATV2_INLINE V if_same(I a, I b, V v) { return a == b ? v : (A)0; }
-};
 
 template <class T>
 class ShortRows {
   using A = Acc<T>;
   using V = typename Simd<A>::V;
-  using I = typename Simd<A>::I;
   static constexpr int W = Simd<A>::W;
 
  public:
-  // `memory`: [kBatchSlots][head_stride] of scratch.
-  ShortRows(const ScoreLayout<A>& layout, const Tile<T>& tile, A* memory)
-      : stride_(layout.stride), tile_(tile), running_(memory) {}
+  ShortRows(const ScoreLayout<A>& layout, const Tile<T>& tile) : layout_(layout), tile_(tile) {}
 
-  // The largest of each row in max[row].
-  void find_max(const A* s, A* max) const {
-    by_stride([&](auto hs) GATV2_LAMBDA_INLINE { find_max(hs, s, max); });
+  // Whether no score is far from 0: exp then takes all as they are. Lanes past the tile's edges
+  // become 0.
+  bool near_zero(A* s) const {
+    store(s + tile_.n * layout_.stride, V{});
+    const int count = layout_.vectors(tile_.n);
+    V most{};
+    for (int b = 0; b < layout_.blocks; ++b)
+      for (int k = b; k < count; k += layout_.blocks) {
+        const V score = load(s + k * W);
+        V size = max_of(score, -score);
+        if (b == layout_.blocks - 1) size = load(layout_.no_head) < V{} ? V{} : size;
+        most = size > most ? size : most;
+      }
+    return !any_lane(above_zero(most - kNear));
   }
-  // s -> s - of_rows[row]
-  void subtract(A* s, const A* of_rows) const {
+  // What exp takes the scores of a row less than: their maximum, or 0 where that is near it.
+  void find_shifts(const A* s, A* of_rows) const {
+    by_stride([&](auto hs) GATV2_LAMBDA_INLINE { find_max(hs, s, of_rows); });
+    clear_near(of_rows, -kNear, kNear);
+  }
+  // Likewise from lse, which exceeds the maximum by at most log(kBatch).
+  void shifts_from(A* lse) const { clear_near(lse, -kNear - 1, kNear + 5); }
+  // to = s - of_rows[row]
+  void subtract(const A* s, const A* of_rows, A* to) const {
     by_stride([&](auto hs) GATV2_LAMBDA_INLINE {
-      using L = EdgeLanes<A, decltype(hs)::value>;
-      each_edge(hs, [&](int64_t edge, int64_t row) GATV2_LAMBDA_INLINE {
-        L::store(s + edge, L::load(s + edge) - L::load(of_rows + row));
+      each_part(hs, [&](int64_t edge, int64_t row) GATV2_LAMBDA_INLINE {
+        store(to + edge, load(s + edge) - of_row(hs, of_rows + row));
       });
     });
   }
-  // s -> s * of_rows[row]
-  void multiply(A* s, const A* of_rows) const {
+  // to = p * of_rows[row]
+  void multiply(const A* p, const A* of_rows, A* to) const {
     by_stride([&](auto hs) GATV2_LAMBDA_INLINE {
-      using L = EdgeLanes<A, decltype(hs)::value>;
-      each_edge(hs, [&](int64_t edge, int64_t row) GATV2_LAMBDA_INLINE {
-        L::store(s + edge, L::load(s + edge) * L::load(of_rows + row));
+      each_part(hs, [&](int64_t edge, int64_t row) GATV2_LAMBDA_INLINE {
+        store(to + edge, load(p + edge) * of_row(hs, of_rows + row));
       });
     });
   }
   // sum[row] = the sum of p over the row.
   void add_up(const A* p, A* sum) const {
-    by_stride([&](auto hs) GATV2_LAMBDA_INLINE { find_sum(hs, p, sum); });
-  }
-  // (5), (6) from p = exp(s - lse) and da = keep d: p -> alpha = p / sum of p, da -> ds = alpha (da
-  // - D), where D = sum of alpha da. By (5) the ds of a row add up to 0; what they add up to is the
-  // rounding of D, and taken out. `of_rows` is scratch of the rows, `of_edges` of the edges.
-  void differentiate(A* p, A* da, const A* inverse_sum, A* of_edges, A* of_rows) const {
     by_stride([&](auto hs) GATV2_LAMBDA_INLINE {
-      using L = EdgeLanes<A, decltype(hs)::value>;
-      each_edge(hs, [&](int64_t edge, int64_t row) GATV2_LAMBDA_INLINE {
-        const auto alpha = L::load(p + edge) * L::load(inverse_sum + row);
-        L::store(p + edge, alpha);
-        L::store(of_edges + edge, alpha * L::load(da + edge));
-      });
-      find_sum(hs, of_edges, of_rows);
-      each_edge(hs, [&](int64_t edge, int64_t row) GATV2_LAMBDA_INLINE {
-        const auto D = L::load(of_rows + row);
-        L::store(da + edge, L::load(p + edge) * (L::load(da + edge) - D));
-      });
-      find_sum(hs, da, of_rows);
-      each_edge(hs, [&](int64_t edge, int64_t row) GATV2_LAMBDA_INLINE {
-        const auto residual = L::load(of_rows + row);
-        L::store(da + edge, L::load(da + edge) - L::load(p + edge) * residual);
+      find_sums(
+          hs, [&](int64_t edge, int64_t) GATV2_LAMBDA_INLINE { return Sums<1>{{load(p + edge)}}; },
+          {sum});
+    });
+  }
+  // sum[row] = the sum of p over the row, product[row] that of p da.
+  void add_up(const A* p, const A* da, A* sum, A* product) const {
+    by_stride([&](auto hs) GATV2_LAMBDA_INLINE {
+      find_sums(hs,
+                [&](int64_t edge, int64_t) GATV2_LAMBDA_INLINE {
+                  const V weight = load(p + edge);
+                  return Sums<2>{{weight, weight * load(da + edge)}};
+                },
+                {sum, product});
+    });
+  }
+  // (5), (6) from p and da = keep d, of each row 1 / sum of p and D = sum of alpha da: alpha = p /
+  // sum of p, da -> ds = alpha (da - D). By (5) the ds of a row add up to 0; what they add up to is
+  // the rounding of D, and taken out. `of_edges` and `of_rows` are scratch.
+  void differentiate(const A* p, A* da, const A* inverse, const A* D, A* alpha, A* of_edges,
+                     A* of_rows) const {
+    by_stride([&](auto hs) GATV2_LAMBDA_INLINE {
+      find_sums(hs,
+                [&](int64_t edge, int64_t row) GATV2_LAMBDA_INLINE {
+                  const V weight = load(p + edge) * of_row(hs, inverse + row);
+                  const V ds = weight * (load(da + edge) - of_row(hs, D + row));
+                  store(alpha + edge, weight);
+                  store(of_edges + edge, ds);
+                  return Sums<1>{{ds}};
+                },
+                {of_rows});
+      each_part(hs, [&](int64_t edge, int64_t row) GATV2_LAMBDA_INLINE {
+        store(da + edge, load(of_edges + edge) - load(alpha + edge) * of_row(hs, of_rows + row));
       });
     });
   }
 
  private:
+  // exp(kNear) leaves room for any sum, exp(-kNear) for scores 70 below.
+  static constexpr A kNear = 16;
+
+  template <int M>
+  struct Sums {
+    V v[M];
+  };
   template <class F>
   GATV2_INLINE void by_stride(const F& f) const {
-    switch (stride_) {
+    switch (layout_.stride) {
       case 1: return f(Int<1>());
       case 2: return f(Int<2>());
       case 4: return f(Int<(W >= 4 ? 4 : W)>());
@@ -106,84 +114,86 @@ class ShortRows {
       default: return f(Int<W>());
     }
   }
-  // f(where the edge's lanes lie, where those of its row lie)
-  template <int HS, class F>
-  GATV2_INLINE void each_edge(Int<HS>, const F& f) const {
-    for (int block = 0; block < stride_; block += HS)
-      for (int e = 0; e < tile_.n; ++e)
-        f((int64_t)e * stride_ + block, (int64_t)tile_.row_of[e] * stride_ + block);
-  }
-  // of_rows[row] = the sum over the row's edges, in their order: it does not depend on what other
-  // rows share the tile. Rows without edges get any number.
+  // A row's numbers in the lanes of its edges.
   template <int HS>
-  GATV2_INLINE void find_sum(Int<HS>, const A* from, A* of_rows) const {
-    using L = EdgeLanes<A, HS>;
-    for (int block = 0; block < stride_; block += HS) {
-      typename L::V sum{};
-      typename L::I row = typename L::I{} - 1;
-      for (int e = 0; e < tile_.n; ++e) {
-        const auto row_here = typename L::I{} + tile_.row_of[e];
-        sum = L::if_same(row_here, row, sum) + L::load(from + (int64_t)e * stride_ + block);
-        L::store(running_ + e * HS, sum);
-        row = row_here;
+  static GATV2_INLINE V of_row(Int<HS>, const A* of_rows) {
+    return load_repeated<HS>(of_rows);
+  }
+  // f(where a vector of a row's edges lies, where the row's lanes do), row by row. Results go where
+  // nothing is read: the next row's take the place of those in lanes past a row.
+  template <int HS, class F>
+  GATV2_INLINE void each_part(Int<HS>, const F& f) const {
+    const int step = HS < W ? W : layout_.stride;
+    for (int block = 0; block < layout_.stride; block += HS)
+      for (int r = 0; r < tile_.num_rows; ++r) {
+        const int end = tile_.begin[r + 1] * layout_.stride;
+        for (int edge = tile_.begin[r] * layout_.stride; edge < end; edge += step)
+          f(edge + block, (int64_t)r * layout_.stride + block);
       }
-      take_last<HS>(of_rows + block);
+  }
+  // to[m][row] = the sum over the row of terms(edge, row)[m], vectors as of each_part.
+  template <int M, int HS, class F>
+  GATV2_INLINE void find_sums(Int<HS>, const F& terms, A* const (&to)[M]) const {
+    if constexpr (HS < W) {
+      // As many rows as fill a vector of sums.
+      constexpr int rows = W / HS;
+      for (int first = 0; first < tile_.num_rows; first += rows) {
+        V sums[M][rows];
+        for (int k = 0; k < rows; ++k) {
+          const int row = first + k, end = tile_.begin[row + 1] * HS;
+          int edge = tile_.begin[row] * HS;
+          Sums<M> sum{};
+          for (; edge + W < end; edge += W) {
+            const Sums<M> part = terms(edge, (int64_t)row * HS);
+            for (int m = 0; m < M; ++m) sum.v[m] += part.v[m];
+          }
+          const Sums<M> part = terms(edge, (int64_t)row * HS);
+          for (int m = 0; m < M; ++m) sums[m][k] = sum.v[m] + first_lanes<A>(part.v[m], end - edge);
+        }
+        for (int m = 0; m < M; ++m)
+          store(to[m] + first * HS, add_lanes<A, HS, 0, HS>([&](auto k) GATV2_LAMBDA_INLINE {
+                  return sums[m][decltype(k)::value];
+                }));
+      }
+    } else {
+      for (int block = 0; block < layout_.stride; block += W)
+        for (int r = 0; r < tile_.num_rows; ++r) {
+          const int64_t row = (int64_t)r * layout_.stride + block;
+          Sums<M> sum{};
+          for (int e = tile_.begin[r]; e < tile_.begin[r + 1]; ++e) {
+            const Sums<M> part = terms((int64_t)e * layout_.stride + block, row);
+            for (int m = 0; m < M; ++m) sum.v[m] += part.v[m];
+          }
+          for (int m = 0; m < M; ++m) store(to[m] + row, sum.v[m]);
+        }
     }
   }
-  // Likewise the largest, which no order changes: whole vectors at once.
+  // Likewise the largest of each lane; NaN where the row has no other number.
   template <int HS>
   GATV2_INLINE void find_max(Int<HS>, const A* from, A* of_rows) const {
-    for (int block = 0; block < stride_; block += HS) {
-      if constexpr (HS < W) {
-        constexpr int edges = W / HS;
-        V before{};
-        I row_before = I{} - 1;
-        for (int e = 0; e < tile_.n; e += edges) {
-          V x = load(from + (int64_t)e * HS);
-          I rows;
-          memcpy(&rows, tile_.row_of + e, sizeof rows);
-          rows = repeat_each<HS>(rows, LaneNumbers<A>());
-          max_over_lanes<HS>(x, rows);
-          x = rows == row_before ? larger(before, x) : x;
-          store(running_ + (int64_t)e * HS, x);
-          before = repeat_last<HS>(x, LaneNumbers<A>());
-          row_before = repeat_last<HS>(rows, LaneNumbers<A>());
+    const V lowest = broadcast<V>(-(A)__builtin_inf());
+    const int step = HS < W ? W : layout_.stride;
+    for (int block = 0; block < layout_.stride; block += HS)
+      for (int r = 0; r < tile_.num_rows; ++r) {
+        const int end = tile_.begin[r + 1] * layout_.stride;
+        V most = lowest;
+        for (int edge = tile_.begin[r] * layout_.stride; edge < end; edge += step) {
+          const V score = load(from + edge + block);
+          most = max_of(HS < W ? first_lanes<A>(score, end - edge, lowest) : score, most);
         }
-      } else {
-        V so_far{};
-        I row = I{} - 1;
-        for (int e = 0; e < tile_.n; ++e) {
-          const I row_here = I{} + tile_.row_of[e];
-          const V x = load(from + (int64_t)e * stride_ + block);
-          so_far = row_here == row ? larger(so_far, x) : x;
-          store(running_ + e * W, so_far);
-          row = row_here;
-        }
+        store(of_rows + (int64_t)r * layout_.stride + block, layout_.fold_max(most));
       }
-      take_last<HS>(of_rows + block);
+  }
+  void clear_near(A* of_rows, A least, A most) const {
+    const V low = broadcast<V>(least), high = broadcast<V>(most);
+    for (int k = 0; k < tile_.num_rows * layout_.stride; k += W) {
+      const V v = load(of_rows + k);
+      store(of_rows + k, v >= low ? (v <= high ? V{} : v) : v);
     }
   }
-  // The first where the second is NaN.
-  static GATV2_INLINE V larger(V a, V b) { return b > a ? b : a; }
-  // Lane by lane the largest of the lanes of the same head and row up to it.
-  template <int shift>
-  static GATV2_INLINE void max_over_lanes(V& x, I rows) {
-    const V earlier = shift_lanes<shift>(x, x, LaneNumbers<A>());
-    x = shift_lanes<shift>(I{} - 1, rows, LaneNumbers<A>()) == rows ? larger(earlier, x) : x;
-    if constexpr (2 * shift < W) max_over_lanes<2 * shift>(x, rows);
-  }
-  // What `running_` holds at the last edge of each row.
-  template <int HS>
-  GATV2_INLINE void take_last(A* of_rows) const {
-    using L = EdgeLanes<A, HS>;
-    for (int r = 0; r < tile_.num_rows; ++r)
-      L::store(of_rows + (int64_t)r * stride_,
-               L::load(running_ + max_of(0, tile_.begin[r + 1] - 1) * HS));
-  }
 
-  const int stride_;
+  const ScoreLayout<A>& layout_;
   const Tile<T>& tile_;
-  A* const running_;
 };
 
 GATV2_END
