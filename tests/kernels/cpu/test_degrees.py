@@ -207,3 +207,90 @@ def test_scores_about_where_they_are_far(shape, dtype, spread):
     problem = with_scores(problem, [(-1) ** k * 16.0 for k in range(60)])
     problem = problem._replace(x_src=problem.x_src * spread)
     assert_right(problem, run(cpu, problem), factor=4.0, scale=1.0, beside_autograd=True)
+
+
+@needs_library
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", STRIDES, ids=str)
+def test_one_score_far_from_zero(shape, dtype):
+    """In any row of a tile, the last one too, and any head."""
+    heads = shape[0]
+    near = with_scores(problem_of([5] * 12, shape, dtype), [0.0] * 12)
+    for row in range(12):
+        for head in {0, 1 % heads, heads - 1}:
+            x_dst = near.x_dst.clone()
+            x_dst[row, head] = 300.0
+            problem = near._replace(x_dst=x_dst)
+            got, want = run(cpu, problem), exact(problem)
+            assert all(value.isfinite().all() for value in got.values())
+            for name in ("out", "lse"):
+                torch.testing.assert_close(got[name].double(), want[name], rtol=1e-4, atol=1e-4)
+
+
+# Heads fill the lanes of a score, or not; alone in vectors, several to a vector, flat.
+HEADS_AND_LANES = [(5, 4), (3, 7), (3, 5), (3, 20), (13, 3), (17, 4), (8, 8)]
+
+
+@needs_library
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", HEADS_AND_LANES, ids=str)
+@pytest.mark.parametrize("degrees", [[3, 4, 5], [70, 3], [600, 70]], ids=str)
+@pytest.mark.parametrize("bias", [15.9, 88.9, 266.0, 710.5, -300.0])
+def test_a_bias_that_all_edges_have_changes_nothing(shape, dtype, degrees, bias):
+    problem = problem_of(degrees, shape, dtype, edge_dim=2, bias="edge")
+    want = run(cpu, problem._replace(attn_bias=torch.zeros_like(problem.attn_bias)))
+    got = run(cpu, problem._replace(attn_bias=torch.full_like(problem.attn_bias, bias)))
+    eps = abs(bias) * torch.finfo(dtype).eps
+    for name, value in got.items():
+        expected = want[name] + bias if name == "lse" else want[name]
+        size = (
+            want["grad edge_attr"].abs().max() if name == "grad attn_bias" else expected.abs().max()
+        )
+        torch.testing.assert_close(value, expected, rtol=0, atol=float(40 * eps * size), msg=name)
+
+
+@needs_library
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("shape", HEADS_AND_LANES, ids=str)
+@pytest.mark.parametrize("what", ["nan", "inf"])
+def test_a_bias_that_is_not_finite_stays_in_its_row(shape, what):
+    """Neither the rows beside it nor those of later tiles see it."""
+    degrees = [0, 17, 0, 0, 16, 3, 17, 2, 3, 4, 5, 16, 4, 15, 31, 4, 8, 1, 1, 2, 4, 1]
+    problem = problem_of(degrees, shape, torch.float32, edge_dim=3, dropout=0.4, bias="edge")
+    rows = torch.arange(len(degrees)).repeat_interleave(torch.tensor(degrees))
+    want = run(cpu, problem)
+    for row in (1, 5, 14):
+        attn_bias = problem.attn_bias.clone()
+        attn_bias[(rows == row).nonzero()[0]] = float(what)
+        got = run(cpu, problem._replace(attn_bias=attn_bias))
+        others = torch.arange(len(degrees)) != row
+        for name in ("out", "lse", "grad x_dst"):
+            assert torch.equal(got[name][others], want[name][others]), name
+        for name in ("grad edge_attr", "grad attn_bias"):
+            assert torch.equal(got[name][rows != row], want[name][rows != row]), name
+        assert got["out"][row].isnan().any()
+
+
+@needs_library
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("shape", [(8, 16), (8, 5), (3, 20), (1, 7)], ids=str)
+@pytest.mark.parametrize(
+    ("size", "score"), [(3e31, 15.0), (3e29, 20.0), (1e35, 0.0), (1e-36, -15.0)]
+)
+def test_features_at_the_ends_of_the_range(shape, size, score):
+    """Weights are normalised before they meet features that scores do not show."""
+    problem = problem_of([3, 4, 2, 5, 16], shape, torch.float32)
+    att, x_src, x_dst = (v.clone() for v in (problem.att, problem.x_src, problem.x_dst))
+    att[:] = 0
+    att[:, 0] = 1
+    x_src[..., 0] *= 0.1
+    x_src[..., 1:] *= size
+    x_dst[...] = score if score > 0 else score / 0.2
+    problem = problem._replace(att=att, x_src=x_src, x_dst=x_dst)
+    got, want = run(cpu, problem), exact(problem)
+    for name in ("out", "grad x_dst", "grad x_src"):
+        assert got[name].isfinite().all(), name
+    error = (got["out"].double() - want["out"]).abs().max() / want["out"].abs().max()
+    assert error < 1e-5

@@ -93,10 +93,14 @@ def test_what_is_not_finite_stays_in_its_head(shape, dtype, what):
             value[row, head] = float(what)
             got = run(cpu, problem._replace(**{name: value}))
             others = [h for h in range(heads) if h != head]
-            for key in ("out", "grad x_src", "grad x_dst"):
-                assert torch.equal(got[key][:, others], want[key][:, others]), key
-            assert torch.equal(got["lse"][:, others], want["lse"][:, others])
-            assert torch.equal(got["grad att"][others], want["grad att"][others])
+            for key in ("out", "lse", "grad x_src", "grad x_dst", "grad att"):
+                mine, its = (
+                    v[others] if key == "grad att" else v[:, others] for v in (got[key], want[key])
+                )
+                torch.testing.assert_close(mine, its, msg=key)
+                # In the longest row a head that needs a new maximum rescales its neighbours.
+                if key in ("out", "lse", "grad x_dst"):
+                    assert torch.equal(mine[:6], its[:6]), key
             key = "grad x_src" if name == "grad_out" else "out"
             assert not got[key][:, head].isfinite().all()
 

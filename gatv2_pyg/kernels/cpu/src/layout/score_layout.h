@@ -1,7 +1,7 @@
 // Scores of a tile lie as [edge][head_stride]: a lane always means the same head.
 #pragma once
 
-#include "simd/shuffle.h"
+#include "simd/partial.h"
 
 GATV2_BEGIN
 
@@ -10,13 +10,33 @@ template <class A>
 struct ScoreLayout {
   using V = typename Simd<A>::V;
   static constexpr int W = Simd<A>::W;
-  int stride, blocks;
+  int heads, stride, blocks;
   A no_head[W];  // of the last block: -inf in lanes of no head, which hold anything; 0 in others
 
-  ScoreLayout(int head_stride, int heads)
-      : stride(head_stride), blocks(head_stride > W ? head_stride / W : 1) {
+  ScoreLayout(int head_stride, int num_heads)
+      : heads(num_heads), stride(head_stride), blocks(head_stride > W ? head_stride / W : 1) {
     const int last = min_of(stride, W), used = heads - (blocks - 1) * W;
     for (int k = 0; k < W; ++k) no_head[k] = k % last < used ? (A)0 : -(A)__builtin_inf();
+  }
+  // The numbers of rows' heads from rows of one length, [heads] or [stride], to those of another.
+  void copy_heads(A* to, int to_row, const A* from, int from_row, int64_t rows) const {
+    if (to_row == from_row) {
+      memcpy(to, from, sizeof(A) * to_row * rows);
+      return;
+    }
+    const int last = (blocks - 1) * W;
+    const LanesInUse used(heads - last);
+    for (int64_t row = 0; row < rows; ++row, to += to_row, from += from_row) {
+      for (int k = 0; k < last; k += W) store(to + k, load(from + k));
+      store(to + last, load(from + last, used), used);
+    }
+  }
+  // 0 in lanes of no head of n edges.
+  void clear_no_head(A* of_edges, int n) const {
+    if (heads == stride) return;
+    const V last = load(no_head);
+    for (int k = blocks - 1; k < vectors(n); k += blocks)
+      store(of_edges + k * W, last < V{} ? V{} : load(of_edges + k * W));
   }
   int vectors(int n) const { return (n * stride + W - 1) / W; }
 

@@ -66,29 +66,23 @@ class DestinationEdges {
     score_tile<kByDestination, kShortRows>(c_, w, w.s, w.d);
     add_alpha_gradient(w, w.d, n);
     const ShortRows<T> rows(c_.scores, w.tile);
-    A *s = w.s, *other = w.products;
-    if (!rows.near_zero(s)) {
-      for (int r = 0; r < count; ++r)
-        memcpy(w.shifts + r * stride, lse_ + (first + r) * heads, sizeof(A) * heads);
-      c_.bias.make_finite(w.shifts, count * stride, 0);
-      rows.shifts_from(w.shifts);
-      rows.subtract(s, w.shifts, other);
-      s = other;
-      other = w.s;
-    }
-    for (int k = 0; k < c_.scores.vectors(n); ++k) store(s + k * W, exp(load(s + k * W)));
+    c_.scores.copy_heads(w.shifts, stride, lse_ + first * heads, heads, count);
+    c_.bias.make_finite(w.shifts, count * stride, 0);
+    rows.subtract(w.s, w.shifts, w.products);
+    A* const p = w.products;
+    for (int k = 0; k < c_.scores.vectors(n); ++k) store(p + k * W, exp(load(p + k * W)));
     if (c_.dropout.active) {
       c_.dropout.fill(w.keep, n, heads, stride, w.ids);
       for (int k = 0; k < c_.scores.vectors(n); ++k)
         store(w.d + k * W, load(w.d + k * W) * load(w.keep + k * W));
     }
-    rows.add_up(s, w.d, w.row_sum, w.row_delta);
+    rows.add_up(p, w.d, w.row_sum, w.row_delta);
     for (int k = 0; k < count * stride; k += W) {
       const V inverse = c_.bias.inverse(load(w.row_sum + k));
       store(w.row_sum + k, inverse);
       store(w.row_delta + k, load(w.row_delta + k) * inverse);
     }
-    rows.differentiate(s, w.d, w.row_sum, w.row_delta, w.alpha, other, w.shifts);
+    rows.differentiate(p, w.d, w.row_sum, w.row_delta, w.alpha, w.s, w.shifts);
   }
   // (7), (11) and the edge gradients, from what short_rows left. `sum` may be null.
   void put_short_rows(Worker<T>& w, int64_t first, double* d_att, double* sum) const {
@@ -96,7 +90,7 @@ class DestinationEdges {
                          past_caches_, sum ? w.total : nullptr};
     memset(w.sum_b, 0, sizeof(A) * c_.plan.padded_row);
     if (sum) memset(w.total, 0, sizeof(A) * c_.plan.padded_row);
-    open_slopes(w);
+    open_slopes(w, w.d);
     c_.each_segment([&](const MicroTable<T>* m, const Segment& s) GATV2_LAMBDA_INLINE {
       m->destination_rows[c_.edges()](w.tile, s, w.common, w.d, out, w.sum_b);
     });
@@ -183,7 +177,7 @@ class DestinationEdges {
         else if (norm)
           store(s + k * W, alpha);
       }
-      open_slopes(w);
+      open_slopes(w, d);
       c_.each_segment([&](const MicroTable<T>* m, const Segment& seg) GATV2_LAMBDA_INLINE {
         m->accumulate_by_destination[c_.edges()](w.tile, seg, w.common, d, w.sum_a, w.sum_b);
       });
@@ -275,9 +269,11 @@ class DestinationEdges {
         d[e * c_.plan.head_stride + h] += grad_alpha_[w.ids[e] * heads + h];
   }
 
-  // What a tile leaves for the edge gradients.
-  void open_slopes(Worker<T>& w) const {
+  // What a tile leaves for the edge gradients, from its ds: those of no head hold anything, and a
+  // product would spread it.
+  void open_slopes(Worker<T>& w, A* ds) const {
     w.tile.slopes = edge_gradients() ? w.staged.room(w.tile.n) : nullptr;
+    if (edge_gradients()) c_.scores.clear_no_head(ds, w.tile.n);
   }
   void take_slopes(Worker<T>& w) const {
     if (edge_gradients() && w.tile.n > 0)

@@ -149,22 +149,21 @@ class Forward {
       for (int k = 0; k < c_.scores.vectors(n); ++k) store(s + k * W, exp(load(s + k * W)));
       rows.add_up(s, w.row_sum);
       put_lse(w, first, count, shifted ? w.shifts : nullptr);
+      rows.multiply(s, w.row_sum, w.alpha);
       if (c_.dropout.active) {
         c_.dropout.fill(w.keep, n, c_.plan.heads, c_.plan.head_stride, w.ids);
         for (int k = 0; k < c_.scores.vectors(n); ++k)
-          store(s + k * W, load(s + k * W) * load(w.keep + k * W));
+          store(w.alpha + k * W, load(w.alpha + k * W) * load(w.keep + k * W));
       }
-      if (alpha_) {
-        rows.multiply(s, w.row_sum, w.alpha);
+      if (alpha_)
         for (int e = 0; e < n; ++e)
           memcpy(alpha_ + w.ids[e] * c_.plan.heads, w.alpha + e * c_.plan.head_stride,
                  sizeof(A) * c_.plan.heads);
-      }
       const int64_t at = first * c_.plan.row;
       const ForwardOut<A> out{out_ ? out_ + at : nullptr, biased_ ? biased_ + at : nullptr,
                               out_bias_.template get<A>(), c_.plan.row, past_caches_};
       c_.each_segment([&](const MicroTable<T>* m, const Segment& segment) GATV2_LAMBDA_INLINE {
-        m->forward_rows(w.tile, segment, w.common, s, w.row_sum, out);
+        m->forward_rows(w.tile, segment, w.common, w.alpha, out);
       });
     }
     for (int r = 0; r < count; ++r)
@@ -173,18 +172,13 @@ class Forward {
   // lse of short rows, whose scores were taken less `shifts`, if these are not null; leaves 1 / the
   // denominators in w.row_sum.
   void put_lse(Worker<T>& w, int64_t first, int count, const A* shifts) const {
-    const int stride = c_.plan.head_stride, heads = c_.plan.heads;
-    for (int k = 0; k < count * stride; k += W) {
+    for (int k = 0; k < count * c_.plan.head_stride; k += W) {
       const V total = load(w.row_sum + k);
       store(w.lse_of_rows + k, c_.bias.log_sum(shifts ? load(shifts + k) : V{}, total));
       store(w.row_sum + k, c_.bias.inverse(total));
     }
-    if (heads == stride) {
-      memcpy(lse_ + first * heads, w.lse_of_rows, sizeof(A) * heads * count);
-      return;
-    }
-    for (int r = 0; r < count; ++r)
-      memcpy(lse_ + (first + r) * heads, w.lse_of_rows + r * stride, sizeof(A) * heads);
+    const int heads = c_.plan.heads, stride = c_.plan.head_stride;
+    c_.scores.copy_heads(lse_ + first * heads, heads, w.lse_of_rows, stride, count);
   }
 
   // (2), (3) before normalisation: sum_a = sum_e keep_e exp(s_e - max) x_src[j].

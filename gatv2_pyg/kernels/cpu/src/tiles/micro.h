@@ -317,18 +317,15 @@ struct Micro {
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) store(acc + seg.padded + v * W, sum[v]);
   }
-  // (3) of short rows: the sums of p[e][h] x_src times what a row has in `inverse`.
-  static void forward_rows(const Tile<T>& t, const Segment& seg, const Weights<A>& r, const A* p,
-                           const A* inverse, const ForwardOut<A>& out) {
+  // (3) of short rows, alpha[e][h] at hand.
+  static void forward_rows(const Tile<T>& t, const Segment& seg, const Weights<A>& r,
+                           const A* alpha, const ForwardOut<A>& out) {
     const Access access(seg, r);
     for (int row = 0; row < t.num_rows; ++row) {
       V sum[N];
       GATV2_UNROLL
       for (int v = 0; v < N; ++v) sum[v] = V{};
-      add_rows(t, seg, access, p, r.head_stride, t.begin[row], t.begin[row + 1], sum);
-      const A* const of_heads = inverse + row * r.head_stride + seg.head;
-      GATV2_UNROLL
-      for (int v = 0; v < N; ++v) sum[v] *= access.by_head(of_heads, v);
+      add_rows(t, seg, access, alpha, r.head_stride, t.begin[row], t.begin[row + 1], sum);
       put_forward(access, seg, row, sum, out);
     }
   }
@@ -502,8 +499,8 @@ struct MicroTable {
   void (*accumulate_by_source)(const Tile<T>&, const Segment&, const Weights<A>&, A* grad_sum,
                                A* slope_sum);
   // Whole short rows.
-  void (*forward_rows)(const Tile<T>&, const Segment&, const Weights<A>&, const A* p,
-                       const A* inverse, const ForwardOut<A>&);
+  void (*forward_rows)(const Tile<T>&, const Segment&, const Weights<A>&, const A* alpha,
+                       const ForwardOut<A>&);
   void (*destination_rows[2])(const Tile<T>&, const Segment&, const Weights<A>&, const A* ds,
                               const RowsOut<T>&, A* leaky_sum);
   void (*source_rows)(const Tile<T>&, const Segment&, const Weights<A>&, const RowsOut<T>&);

@@ -36,10 +36,12 @@ class ShortRows {
   // What exp takes the scores of a row less than: their maximum, or 0 where that is near it.
   void find_shifts(const A* s, A* of_rows) const {
     by_stride([&](auto hs) GATV2_LAMBDA_INLINE { find_max(hs, s, of_rows); });
-    clear_near(of_rows, -kNear, kNear);
+    const V near = broadcast<V>(kNear);
+    for (int k = 0; k < tile_.num_rows * layout_.stride; k += W) {
+      const V most = load(of_rows + k);
+      store(of_rows + k, max_of(most, -most) <= near ? V{} : most);
+    }
   }
-  // Likewise from lse, which exceeds the maximum by at most log(kBatch).
-  void shifts_from(A* lse) const { clear_near(lse, -kNear - 1, kNear + 5); }
   // to = s - of_rows[row]
   void subtract(const A* s, const A* of_rows, A* to) const {
     by_stride([&](auto hs) GATV2_LAMBDA_INLINE {
@@ -183,13 +185,6 @@ class ShortRows {
         }
         store(of_rows + (int64_t)r * layout_.stride + block, layout_.fold_max(most));
       }
-  }
-  void clear_near(A* of_rows, A least, A most) const {
-    const V low = broadcast<V>(least), high = broadcast<V>(most);
-    for (int k = 0; k < tile_.num_rows * layout_.stride; k += W) {
-      const V v = load(of_rows + k);
-      store(of_rows + k, v >= low ? (v <= high ? V{} : v) : v);
-    }
   }
 
   const ScoreLayout<A>& layout_;
