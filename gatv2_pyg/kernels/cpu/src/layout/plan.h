@@ -145,6 +145,12 @@ class Plan {
   template <class T>
   void pad(A* to, const T* from) const {
     if (interleaved) return interleave(to, from);
+    if (flat || heads == 1) {
+      int64_t k = 0;
+      for (; k + W <= row; k += W) store(to + k, load(from + k));
+      if (k < row) store(to + k, load(from + k, LanesInUse((int)(row - k))));
+      return;
+    }
     each_vector([&](const Place& at)
                     GATV2_LAMBDA_INLINE { store(to + at.padded, get(from + at.packed, at)); });
   }

@@ -159,9 +159,13 @@ class BySource {
     fill_slots(t.record_masks, t.next_record_masks, all_.positions(), edges, slots, begin, most,
                follows, (const uint8_t*)records.masks_at(0), records.mask_row());
     for (int e = 0; e < t.n; ++e) {
-      for (int64_t k = 0; k < records.size(); k += 64 / sizeof(A)) prefetch(t.next_records[e] + k);
-      for (int64_t k = 0; k < records.mask_row(); k += 64) prefetch(t.next_record_masks[e] + k);
+      prefetch(t.next_records[e]);
+      prefetch(t.next_record_masks[e]);
     }
+    for (int64_t k = 64 / sizeof(A); k < records.size(); k += 64 / sizeof(A))
+      for (int e = 0; e < t.n; ++e) prefetch(t.next_records[e] + k);
+    for (int64_t k = 64; k < records.mask_row(); k += 64)
+      for (int e = 0; e < t.n; ++e) prefetch(t.next_record_masks[e] + k);
   }
 
   // (8) over some edges of a source, added to sum_a.
