@@ -69,13 +69,15 @@ class Backward {
   }
   // Edges of a row or of a piece of a long one.
   int64_t longest_row() const {
-    int64_t most = 0, cut = 0;
-    for (int64_t row = 0; row < c_.args.num_dst; ++row) {
-      if (by_dst_.is_cut(cut, row))
-        ++cut;
-      else
-        most = max_of(most, by_dst_.ptr[row + 1] - by_dst_.ptr[row]);
-    }
+    int64_t most = 0;
+    by_dst_.ptr.typed([&](const auto* ptr) {
+      const int64_t num_dst = c_.args.num_dst, cuts = by_dst_.end_cut;
+      for (int64_t cut = 0, row = 0; cut <= cuts; ++cut) {
+        const int64_t end = cut < cuts ? min_of(by_dst_.cut(cut).row, num_dst) : num_dst;
+        for (; row < end; ++row) most = max_of(most, (int64_t)(ptr[row + 1] - ptr[row]));
+        row = max_of(row, end + 1);
+      }
+    });
     for (int64_t piece = 0; piece < by_dst_.end_piece(); ++piece)
       most = max_of(most, by_dst_.piece(piece).end - by_dst_.piece(piece).begin);
     return most;

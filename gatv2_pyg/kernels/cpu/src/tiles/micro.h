@@ -435,12 +435,13 @@ struct Micro {
                                        const Weights<A>& r, int begin, int end, V (&grad_sum)[N],
                                        V (&slope_sum)[N]) {
     const V one = broadcast<V>((A)1), slope = broadcast<V>(r.slope);
+    const int64_t masks_at = seg.padded / W * kMaskBytes<A>;
     for (int e = begin; e < end; ++e) {
       const T* const g = t.rows[e] + seg.offset;
       const T* const next = one_address(t.next_rows[e] + seg.offset);
       const A* const keep_alpha = t.records[e] + seg.head;
       const A* const ds = keep_alpha + r.head_stride;
-      const uint8_t* const masks = t.record_masks[e] + seg.padded / W * kMaskBytes<A>;
+      const uint8_t* const masks = t.record_masks[e] + masks_at;
       GATV2_UNROLL
       for (int v = 0; v < N; ++v) {
         prefetch_vector(next, v);
