@@ -231,7 +231,8 @@ GATV2_INLINE typename Simd<A>::V log(typename Simd<A>::V x) {
   using I = typename Simd<A>::I;
   constexpr bool single = sizeof(A) == 4;
   constexpr int mantissa = single ? 23 : 52;
-  const I bits = (I)x;
+  // Without the sign, which NaN may have.
+  const I bits = (I)x & (typename Simd<A>::Int)(single ? __INT32_MAX__ : __INT64_MAX__);
   const typename Simd<A>::Int half = single ? 0x3F3504F3LL : 0x3FE6A09E667F3BCDLL;
   const I shifted = bits - half;
   const I e = shifted >> mantissa;
