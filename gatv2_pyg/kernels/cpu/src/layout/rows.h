@@ -251,4 +251,5 @@ GATV2_INLINE void begin_batch(Tile<T>& tile, const Rows& rows, int64_t first_row
   tile.n = tile.begin[tile.num_rows];
   for (int k = 1; k <= kMaxLanes; ++k) tile.begin[tile.num_rows + k] = tile.n;
 }
+
 GATV2_END

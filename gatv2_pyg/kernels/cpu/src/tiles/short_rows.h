@@ -170,7 +170,7 @@ class ShortRows {
         }
     }
   }
-  // Likewise the largest of each lane; NaN where the row has no other number.
+  // Likewise the largest of each head, NaN left out; -inf where there is nothing else.
   template <int HS>
   GATV2_INLINE void find_max(Int<HS>, const A* from, A* of_rows) const {
     const V lowest = broadcast<V>(-(A)__builtin_inf());
