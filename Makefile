@@ -10,6 +10,7 @@
 # make docs    the site, into build/site
 # make sanitize  kernel tests on a build with address and undefined-behaviour checks
 # make clang     kernel tests on a build by clang
+# make test-avx512  the kernels as built for AVX-512, on a processor with AVX2 (long to build)
 # make test-aarch64  the kernels as built for aarch64, under QEMU (needs a cross compiler)
 # make fuzz      a fuzz of the C doors, with the same checks (clang; ARGS: how many inputs)
 # make microbench  the passes alone (ARGS="--against LIBRARY": and those of another build)
@@ -22,7 +23,7 @@ INSTALL := $(PIP) install --quiet --constraint $(if $(TORCH),$(VENV)/,)constrain
 # pip keeps what it builds without regard to the torch it was built for.
 BUILD := $(INSTALL) --no-build-isolation $(if $(TORCH),--no-cache-dir)
 
-.PHONY: bench test examples lint workflows build wheel docs sanitize clang test-aarch64 fuzz microbench clean
+.PHONY: bench test examples lint workflows build wheel docs sanitize clang test-avx512 test-aarch64 fuzz microbench clean
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -56,6 +57,9 @@ sanitize: $(VENV)/.test
 
 clang: $(VENV)/.test
 	bash tests/sanitize/clang.sh $(BIN)/python
+
+test-avx512: $(VENV)/.test
+	bash tests/avx512/run.sh $(BIN)/python
 
 test-aarch64: $(VENV)/.test
 	bash tests/aarch64/run.sh $(BIN)/python

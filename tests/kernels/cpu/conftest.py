@@ -17,14 +17,24 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=ISAS)
-def isa(request, monkeypatch):
-    """The kernels run one instruction set after the other, those that the machine has."""
+@pytest.fixture
+def take_isa(monkeypatch):
+    """Call it with an instruction set, for the kernels to run it; skips where there is none."""
     cpu = importlib.import_module("gatv2_pyg.kernels.cpu")
     library = importlib.import_module("gatv2_pyg.kernels.cpu.library")
-    if not cpu.library().handle.gatv2_isas() >> ISAS.index(request.param) & 1:
-        pytest.skip(f"this machine has no {request.param}")
-    monkeypatch.setenv("GATV2_PYG_ISA", request.param)
-    opened = library.open_library()
-    assert opened.isa == request.param
-    monkeypatch.setattr(cpu, "library", lambda: opened)
+
+    def take(isa: str) -> None:
+        if not cpu.library().handle.gatv2_isas() >> ISAS.index(isa) & 1:
+            pytest.skip(f"this machine has no {isa}")
+        monkeypatch.setenv("GATV2_PYG_ISA", isa)
+        opened = library.open_library()
+        assert opened.isa == isa
+        monkeypatch.setattr(cpu, "library", lambda: opened)
+
+    return take
+
+
+@pytest.fixture(params=ISAS)
+def isa(request, take_isa):
+    """The kernels run one instruction set after the other, those that the machine has."""
+    take_isa(request.param)

@@ -17,7 +17,7 @@ GATV2_BEGIN
 struct Segment {
   int head;        // first head
   int heads;       // number of heads; where they share vectors a multiple of `sharing`
-  int vectors;     // vectors of each head: 1, 2, 4 or 8; of flat rows those of all its heads
+  int vectors;     // vectors of each head: 1, 2, 3, 4 or 8; of flat rows those of all its heads
   int sharing;     // heads to a vector
   int channels;    // of a head
   int offset;      // of its first element in a packed row
@@ -282,8 +282,7 @@ class Plan {
     if (flat) return build_flat();
     if (sharing > 1) return build_shared();
     const bool full = channels % W == 0;
-    if (head_vectors == 1 || head_vectors == 2 ||
-        (full && (head_vectors == 4 || head_vectors == 8))) {
+    if (head_vectors <= 3 || (full && (head_vectors == 4 || head_vectors == 8))) {
       int most = min_of(most_heads, min_of(W, 8 / head_vectors));
       for (int h = 0; h < heads;) {
         while (most > heads - h) most /= 2;
@@ -292,26 +291,13 @@ class Plan {
       }
       return;
     }
-    const int whole = channels / W, tail = channels % W;
-    for (int h = 0; h < heads; ++h) {
-      int v = 0;
-      while (whole - v >= 8) {
-        add(h, 1, v, 8, W);
-        v += 8;
+    // Micro-kernels take 1, 2, 3, 4 or 8 vectors, and whose last is partial up to 3.
+    for (int h = 0; h < heads; ++h)
+      for (int v = 0, n; v < head_vectors; v += n) {
+        const int left = head_vectors - v, whole = full ? left : left - 1;
+        n = left <= 3 ? left : whole >= 8 ? 8 : whole >= 4 ? 4 : 2;
+        add(h, 1, v, n, n == left && !full ? channels % W : W);
       }
-      if (whole - v >= 4) {
-        add(h, 1, v, 4, W);
-        v += 4;
-      }
-      if (whole - v >= 2) {
-        add(h, 1, v, 2, W);
-        v += 2;
-      }
-      if (tail)
-        add(h, 1, v, whole - v + 1, tail);
-      else if (whole - v)
-        add(h, 1, v, 1, W);
-    }
   }
   Buffer storage_;
 };

@@ -75,8 +75,15 @@ template <class A, int L, int HB>
 GATV2_INLINE void put_scores(A* to, typename Simd<A>::V v, int e, const Segment& s, int stride) {
   constexpr int W = Simd<A>::W;
   if (HB == stride && !s.continues) return store(to + e * stride, v);
-  if (!kMasksAccess || stride > W || s.continues)
-    return scatter_scores(to + e * stride + s.head, v, L / HB, HB, stride, s.continues);
+  if (s.continues) return scatter_scores(to + e * stride + s.head, v, L / HB, HB, stride, true);
+  if (!kMasksAccess || stride > W) {
+    A lanes[W];
+    store(lanes, v);
+    GATV2_UNROLL
+    for (int k = 0; k < L / HB; ++k)
+      memcpy(to + (e + k) * stride + s.head, lanes + k * HB, sizeof(A) * HB);
+    return;
+  }
   // A vector of scores holds W / stride edges; those past the last are scratch.
   unsigned bits = ((1u << HB) - 1) << s.head;
   for (int k = stride; k < W; k *= 2) bits |= bits << k;
@@ -98,6 +105,13 @@ struct Micro {
   // Whether half of a row is prefetched with the scores, half with the sums: the scores of several
   // heads take time enough.
   static constexpr bool kSpread = U < 4;
+  // Vectors whose two sums stay in registers.
+  static constexpr int kAtOnce = kManyRegisters ? N : min_of(N, 4);
+  template <int from = 0, class F>
+  static GATV2_INLINE void by_parts(const F& f) {
+    f(Int<from>());
+    if constexpr (from + kAtOnce < N) by_parts<from + kAtOnce>(f);
+  }
 
   static GATV2_INLINE V leaky(V z, V slope) { return z > V{} ? z : z * slope; }
 
@@ -217,7 +231,7 @@ struct Micro {
     };
     // Up to L sums over channels at once, of L / U edges.
     constexpr bool inline_reduction =
-        P > 1 || (!Edge && (HB >= 4 || (kManyRegisters && N > 1 && N <= 4)));
+        P > 1 || (!Edge && (HB >= (kManyRegisters ? 4 : 2) || (N > 1 && N <= 4)));
     auto group = [&](auto count, int e0) GATV2_LAMBDA_INLINE {
       constexpr int L = decltype(count)::value;
       V rs, rd;
@@ -357,28 +371,33 @@ struct Micro {
                                       V (&slope_sum)[N], V (&leaky_sum)[N]) {
     if (begin == end) return;
     const V one = broadcast<V>((A)1), slope = broadcast<V>(r.slope);
-    V own[N];
-    GATV2_UNROLL
-    for (int v = 0; v < N; ++v) own[v] = load(t.own[begin] + seg.padded + v * W);
-    const A* de = ds + begin * r.head_stride + seg.head;
-    uint8_t* masks = t.masks + begin * t.mask_row + seg.padded / W * kMaskBytes<A>;
-    for (int e = begin; e < end; ++e, de += r.head_stride, masks += t.mask_row) {
-      const T* x = t.rows[e] + seg.offset;
-      const T* const next = one_address(t.next_rows[e] + seg.offset);
+    const A* const own_row = t.own[begin] + seg.padded;
+    by_parts([&](auto part) GATV2_LAMBDA_INLINE {
+      constexpr int from = decltype(part)::value, count = min_of(kAtOnce, N - from);
+      V own[count];
       GATV2_UNROLL
-      for (int v = 0; v < N; ++v) {
-        if (kSpread && v % 2) prefetch_vector(next, v);
-        V z = access.get(x, v) + own[v];
-        if constexpr (Edge) z += load(t.projected + (int64_t)e * r.padded_row + seg.padded + v * W);
-        const auto above = above_zero(z);
-        store_mask(masks + v * kMaskBytes<A>, above);
-        const V w = select(above, one, slope) * access.by_head(de, v);
-        if constexpr (Edge)
-          if (t.slopes) store(t.slopes + (int64_t)e * r.padded_row + seg.padded + v * W, w);
-        slope_sum[v] += w;
-        leaky_sum[v] = fma(w, z, leaky_sum[v]);
+      for (int v = 0; v < count; ++v) own[v] = load(own_row + (from + v) * W);
+      const A* de = ds + begin * r.head_stride + seg.head;
+      uint8_t* masks = t.masks + begin * t.mask_row + seg.padded / W * kMaskBytes<A>;
+      for (int e = begin; e < end; ++e, de += r.head_stride, masks += t.mask_row) {
+        const T* x = t.rows[e] + seg.offset;
+        const T* const next = one_address(t.next_rows[e] + seg.offset);
+        GATV2_UNROLL
+        for (int v = from; v < from + count; ++v) {
+          if (kSpread && v % 2) prefetch_vector(next, v);
+          V z = access.get(x, v) + own[v - from];
+          if constexpr (Edge)
+            z += load(t.projected + (int64_t)e * r.padded_row + seg.padded + v * W);
+          const auto above = above_zero(z);
+          store_mask(masks + v * kMaskBytes<A>, above);
+          const V w = select(above, one, slope) * access.by_head(de, v);
+          if constexpr (Edge)
+            if (t.slopes) store(t.slopes + (int64_t)e * r.padded_row + seg.padded + v * W, w);
+          slope_sum[v] += w;
+          leaky_sum[v] = fma(w, z, leaky_sum[v]);
+        }
       }
-    }
+    });
   }
   template <bool Edge>
   static void accumulate_by_destination(const Tile<T>& t, const Segment& seg, const Weights<A>& r,
@@ -436,21 +455,24 @@ struct Micro {
                                        V (&slope_sum)[N]) {
     const V one = broadcast<V>((A)1), slope = broadcast<V>(r.slope);
     const int64_t masks_at = seg.padded / W * kMaskBytes<A>;
-    for (int e = begin; e < end; ++e) {
-      const T* const g = t.rows[e] + seg.offset;
-      const T* const next = one_address(t.next_rows[e] + seg.offset);
-      const A* const keep_alpha = t.records[e] + seg.head;
-      const A* const ds = keep_alpha + r.head_stride;
-      const uint8_t* const masks = t.record_masks[e] + masks_at;
-      GATV2_UNROLL
-      for (int v = 0; v < N; ++v) {
-        prefetch_vector(next, v);
-        grad_sum[v] = fma(access.by_head(keep_alpha, v), access.get(g, v), grad_sum[v]);
-        slope_sum[v] =
-            fma(access.by_head(ds, v), select(load_mask<A>(masks + v * kMaskBytes<A>), one, slope),
-                slope_sum[v]);
+    by_parts([&](auto part) GATV2_LAMBDA_INLINE {
+      constexpr int from = decltype(part)::value, count = min_of(kAtOnce, N - from);
+      for (int e = begin; e < end; ++e) {
+        const T* const g = t.rows[e] + seg.offset;
+        const T* const next = one_address(t.next_rows[e] + seg.offset);
+        const A* const keep_alpha = t.records[e] + seg.head;
+        const A* const ds = keep_alpha + r.head_stride;
+        const uint8_t* const masks = t.record_masks[e] + masks_at;
+        GATV2_UNROLL
+        for (int v = from; v < from + count; ++v) {
+          prefetch_vector(next, v);
+          grad_sum[v] = fma(access.by_head(keep_alpha, v), access.get(g, v), grad_sum[v]);
+          slope_sum[v] =
+              fma(access.by_head(ds, v),
+                  select(load_mask<A>(masks + v * kMaskBytes<A>), one, slope), slope_sum[v]);
+        }
       }
-    }
+    });
   }
   static void accumulate_by_source(const Tile<T>& t, const Segment& seg, const Weights<A>& r,
                                    A* grad_sum, A* slope_sum) {
@@ -574,15 +596,21 @@ const MicroTable<T>* find_micro(const Segment& s) {
     if (ragged) switch (s.heads * 16 + s.vectors) {
         case 32 + 1: return micro_table<T, 2, 1, true>();
         case 32 + 2: return micro_table<T, 2, 2, true>();
+        case 32 + 3: return micro_table<T, 2, 3, true>();
         case 64 + 1: return micro_table<T, 4, 1, true>();
         case 64 + 2: return micro_table<T, 4, 2, true>();
       }
   }
-  if (ragged) return s.vectors == 1 ? micro_table<T, 1, 1, true>() : micro_table<T, 1, 2, true>();
+  if (ragged) switch (s.vectors) {
+      case 1: return micro_table<T, 1, 1, true>();
+      case 2: return micro_table<T, 1, 2, true>();
+      default: return micro_table<T, 1, 3, true>();
+    }
   if constexpr (kMostHeads<T> >= 4) {
     switch (s.heads * 16 + s.vectors) {
       case 32 + 1: return micro_table<T, 2, 1, false>();
       case 32 + 2: return micro_table<T, 2, 2, false>();
+      case 32 + 3: return micro_table<T, 2, 3, false>();
       case 32 + 4: return micro_table<T, 2, 4, false>();
       case 64 + 1: return micro_table<T, 4, 1, false>();
       case 64 + 2: return micro_table<T, 4, 2, false>();
@@ -591,6 +619,7 @@ const MicroTable<T>* find_micro(const Segment& s) {
   switch (s.vectors) {
     case 1: return micro_table<T, 1, 1, false>();
     case 2: return micro_table<T, 1, 2, false>();
+    case 3: return micro_table<T, 1, 3, false>();
     case 4: return micro_table<T, 1, 4, false>();
     default: return micro_table<T, 1, 8, false>();
   }
