@@ -149,6 +149,14 @@ GATV2_CALL __m256i maskz_cvtps_ph(unsigned m, __m512 a) {
   return (__m256i)build(m, U16{}, [&](int k) { return _cvtss_sh(a[k], rounding & 7); });
 }
 
+template <int half>
+GATV2_CALL __m256 extract(unsigned m, __m512 a) {
+  return build(m, __m256{}, [&](int k) { return a[k + half * 8]; });
+}
+GATV2_CALL __m512d maskz_cvtps_pd(unsigned m, __m256 a) {
+  return build(m, __m512d{}, [&](int k) { return (double)a[k]; });
+}
+
 }  // namespace emulated
 
 #define _mm512_setzero_ps() (__m512{})
@@ -202,3 +210,6 @@ GATV2_CALL __m256i maskz_cvtps_ph(unsigned m, __m512 a) {
 #define _mm512_maskz_cvtph_ps emulated::maskz_cvtph_ps
 #undef _mm512_maskz_cvtps_ph
 #define _mm512_maskz_cvtps_ph(m, a, rounding) emulated::maskz_cvtps_ph<rounding>(m, a)
+#undef _mm512_maskz_extractf32x8_ps
+#define _mm512_maskz_extractf32x8_ps(m, a, half) emulated::extract<half>(m, a)
+#define _mm512_maskz_cvtps_pd emulated::maskz_cvtps_pd

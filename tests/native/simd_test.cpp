@@ -233,8 +233,8 @@ void test_masks() {
   const A values[] = {1, -1, 0, (A)-0.0, (A)NAN, (A)INFINITY, (A)-INFINITY, (A)1e-30, (A)-1e-30};
   for (int i = 0; i < 5000; ++i) {
     A x[W], got[W];
-    uint8_t bytes[kMaskBytes<A> + 1];
-    bytes[kMaskBytes<A>] = 0xA5;
+    uint8_t bytes[kMaskBytes<A> + kMaskRoom];
+    memset(bytes, 0xA5, sizeof bytes);
     bool any = false;
     for (int k = 0; k < W; ++k) {
       x[k] = values[random_bits() % (i % 3 ? 9 : 4)];
@@ -244,12 +244,16 @@ void test_masks() {
     const auto mask = above_zero(load(x));
     EXPECT(any_lane(mask) == any, "any of %d", i);
     store_mask(bytes, mask);
-    EXPECT(bytes[kMaskBytes<A>] == 0xA5, "beyond the mask");
-    store(got, select(load_mask<A>(bytes), broadcast<V>((A)3), broadcast<V>((A)4)));
+    for (int k = 0; k < kMaskRoom; ++k)
+      EXPECT(bytes[kMaskBytes<A> + k] == 0xA5, "%d bytes beyond the mask", k);
+    store(got, select_stored<A>(bytes, broadcast<V>((A)3), broadcast<V>((A)4)));
     for (int k = 0; k < W; ++k) {
       EXPECT(((bytes[k / 8] >> (k % 8)) & 1) == (x[k] > 0), "bit %d of %g", k, (double)x[k]);
       EXPECT(got[k] == (x[k] > 0 ? 3 : 4), "lane %d of %g", k, (double)x[k]);
     }
+    store(got, by_sign(load(x), broadcast<V>((A)3), broadcast<V>((A)4)));
+    for (int k = 0; k < W; ++k)
+      EXPECT(x[k] == 0 || isnan(x[k]) || got[k] == (x[k] > 0 ? 3 : 4), "sign of %g", (double)x[k]);
   }
   A a[W], b[W], most[W], sum[W];
   for (int k = 0; k < W; ++k) {

@@ -21,7 +21,7 @@ class Records {
         blocks_(scores.blocks),
         mask_row_(mask_row(plan)),
         buffer_(Scratch::kRecords, sizeof(A) * most * size()),
-        masks_(Scratch::kMasks, most * mask_row_),
+        masks_(Scratch::kMasks, most * mask_row_ + kMaskRoom),
         past_caches_(size() * sizeof(A) % kVectorBytes == 0 &&
                      most * size() * (int64_t)sizeof(A) >= kPastCaches) {
     prefer_huge_pages(buffer_.template get<A>(), sizeof(A) * most * size());

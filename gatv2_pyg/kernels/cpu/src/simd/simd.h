@@ -154,16 +154,6 @@ GATV2_INLINE VF max_of(VF a, VF b) { return a > b ? a : b; }
 GATV2_INLINE VD max_of(VD a, VD b) { return a > b ? a : b; }
 #endif
 
-// to[i] += v[i], in double.
-template <class V>
-GATV2_INLINE void add_doubles(double* to, V v) {
-  typedef double Wide __attribute__((vector_size(sizeof(double) * (sizeof(V) / sizeof(v[0])))));
-  Wide sum;
-  memcpy(&sum, to, sizeof sum);
-  sum += __builtin_convertvector(v, Wide);
-  memcpy(to, &sum, sizeof sum);
-}
-
 constexpr int kWordLanes = kVectorBytes / 8;
 typedef uint64_t Words __attribute__((vector_size(kVectorBytes)));
 
@@ -324,6 +314,34 @@ GATV2_INLINE VD load(const double* p) {
 GATV2_INLINE void store(float* p, VF v) { memcpy(p, &v, sizeof v); }
 GATV2_INLINE void store(double* p, VD v) { memcpy(p, &v, sizeof v); }
 
+// to[i] += v[i], in double.
+GATV2_INLINE void add_doubles(double* to, VD v) { store(to, load(to) + v); }
+#if defined(__SSE2__)
+// Half of the lanes, the first (half = 0) or the last. Compilers convert whole vectors by memory.
+template <int half>
+GATV2_INLINE VD doubles_of(VF v) {
+#if defined(__AVX512F__)
+  return (VD)_mm512_maskz_cvtps_pd(0xFF, _mm512_maskz_extractf32x8_ps(0xFF, (__m512)v, half));
+#elif defined(__AVX2__)
+  return (VD)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, half));
+#else
+  return (VD)_mm_cvtps_pd(half ? _mm_movehl_ps((__m128)v, (__m128)v) : (__m128)v);
+#endif
+}
+GATV2_INLINE void add_doubles(double* to, VF v) {
+  add_doubles(to, doubles_of<0>(v));
+  add_doubles(to + Simd<double>::W, doubles_of<1>(v));
+}
+#else
+GATV2_INLINE void add_doubles(double* to, VF v) {
+  typedef double Wide __attribute__((vector_size(2 * kVectorBytes)));
+  Wide sum;
+  memcpy(&sum, to, sizeof sum);
+  sum += __builtin_convertvector(v, Wide);
+  memcpy(to, &sum, sizeof sum);
+}
+#endif
+
 #if defined(__AVX512F__)
 GATV2_INLINE VF widen(__m256i h, bfloat16*) {
   return (VF)_mm512_maskz_slli_epi32(0xFFFF, _mm512_maskz_cvtepu16_epi32(0xFFFF, h), 16);
@@ -444,7 +462,26 @@ GATV2_INLINE void fence_stores() {
 #endif
 }
 
-// Which lanes of a vector are above 0, kept as a bit each: kMaskBytes for a vector.
+// Lanes of `below` where z has its sign set, else of `above`; where that takes no comparison.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr bool kBlendsBySign = true;
+GATV2_INLINE VF by_sign(VF z, VF above, VF below) {
+  return (VF)_mm256_blendv_ps((__m256)above, (__m256)below, (__m256)z);
+}
+GATV2_INLINE VD by_sign(VD z, VD above, VD below) {
+  return (VD)_mm256_blendv_pd((__m256d)above, (__m256d)below, (__m256d)z);
+}
+#else
+constexpr bool kBlendsBySign = false;
+template <class V>
+GATV2_INLINE V by_sign(V z, V above, V below) {
+  return z < V{} ? below : above;
+}
+#endif
+
+// Which lanes of a vector are above 0, kept as a bit each: kMaskBytes for a vector. Of the last up
+// to kMaskRoom bytes more are read.
+constexpr int kMaskRoom = 3;
 template <class A>
 constexpr int kMaskBytes = Simd<A>::W >= 8 ? Simd<A>::W / 8 : 1;
 #if defined(__AVX512F__)
@@ -468,11 +505,13 @@ template <class M>
 GATV2_INLINE void store_mask(uint8_t* p, M m) {
   memcpy(p, &m, sizeof m);
 }
+// a where the bit of a lane is set, else b.
 template <class A>
-GATV2_INLINE auto load_mask(const uint8_t* p) {
-  decltype(above_zero(typename Simd<A>::V{})) m;
-  memcpy(&m, p, sizeof m);
-  return m;
+GATV2_INLINE typename Simd<A>::V select_stored(const uint8_t* bits, typename Simd<A>::V a,
+                                               typename Simd<A>::V b) {
+  decltype(above_zero(a)) m;
+  memcpy(&m, bits, sizeof m);
+  return select(m, a, b);
 }
 #else
 template <class V>
@@ -515,15 +554,36 @@ template <class M>
 GATV2_INLINE void store_mask(uint8_t* p, M m) {
   *p = (uint8_t)lane_bits(m);
 }
+#if defined(__AVX2__)
+// Each lane's bit becomes its sign, by which a blend goes.
+template <class A>
+GATV2_INLINE typename Simd<A>::V select_stored(const uint8_t* bits, typename Simd<A>::V a,
+                                               typename Simd<A>::V b) {
+  int32_t word;
+  memcpy(&word, bits, sizeof word);
+  const __m256i words = _mm256_set1_epi32(word);
+  if constexpr (sizeof(A) == 4) {
+    const __m256i signs =
+        _mm256_sllv_epi32(words, _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24));
+    return (VF)_mm256_blendv_ps((__m256)b, (__m256)a, _mm256_castsi256_ps(signs));
+  } else {
+    const __m256i signs = _mm256_sllv_epi32(words, _mm256_setr_epi32(0, 31, 0, 30, 0, 29, 0, 28));
+    return (VD)_mm256_blendv_pd((__m256d)b, (__m256d)a, _mm256_castsi256_pd(signs));
+  }
+}
+#else
 template <class A, int... I>
-GATV2_INLINE auto load_mask(const uint8_t* p, Sequence<I...>) {
+GATV2_INLINE typename Simd<A>::V select_stored(const uint8_t* bits, typename Simd<A>::V a,
+                                               typename Simd<A>::V b, Sequence<I...>) {
   using M = typename Simd<A>::I;
-  return ((M{} + (typename Simd<A>::Int) * p) & M{(1 << I)...}) != M{};
+  return select(((M{} + (typename Simd<A>::Int) * bits) & M{(1 << I)...}) != M{}, a, b);
 }
 template <class A>
-GATV2_INLINE auto load_mask(const uint8_t* p) {
-  return load_mask<A>(p, typename MakeSequence<Simd<A>::W>::type());
+GATV2_INLINE typename Simd<A>::V select_stored(const uint8_t* bits, typename Simd<A>::V a,
+                                               typename Simd<A>::V b) {
+  return select_stored<A>(bits, a, b, typename MakeSequence<Simd<A>::W>::type());
 }
+#endif
 #endif
 
 // The same address, as one register: else each constant offset from two of them gets its own.

@@ -172,9 +172,9 @@ struct Micro {
     const A *own, *grad;
   };
   // The vectors of the segment that the edges of a tile share: grad by destination, own and grad in
-  // tiles of one row.
+  // tiles of one row. att_below: att times the slope.
   struct Shared {
-    V att[N], own[N], grad[N];
+    V att[N], att_below[N], own[N], grad[N];
   };
 
   // (2) and (4) of one edge and unit u of the segment, lanes not yet added up. The prefetches, here
@@ -193,8 +193,15 @@ struct Micro {
       const V xv = access.get(t.x, v);
       V z = xv + (keeps_row(R) ? shared.own[v] : load(t.own + v * W));
       if constexpr (Edge) z += load(projected + v * W);
-      const V y = leaky(z, slope);
-      sum.s = c ? fma(y, shared.att[v], sum.s) : y * shared.att[v];
+      V y, att;
+      if constexpr (kBlendsBySign) {
+        y = z;
+        att = by_sign(z, shared.att[v], shared.att_below[v]);
+      } else {
+        y = leaky(z, slope);
+        att = shared.att[v];
+      }
+      sum.s = c ? fma(y, att, sum.s) : y * att;
       if constexpr (D == kByDestination) {
         const V g = keeps_row(R) ? shared.grad[v] : load(t.grad + v * W);
         sum.d = c ? fma(xv, g, sum.d) : xv * g;
@@ -213,6 +220,7 @@ struct Micro {
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) {
       shared.att[v] = load(r.att + seg.padded + v * W);
+      if constexpr (kBlendsBySign) shared.att_below[v] = shared.att[v] * slope;
       if constexpr (keeps_row(R)) {
         shared.own[v] = load(t.own[0] + seg.padded + v * W);
         if constexpr (D == kByDestination) shared.grad[v] = load(t.grad[0] + seg.padded + v * W);
@@ -370,7 +378,7 @@ struct Micro {
                                       const Weights<A>& r, const A* ds, int begin, int end,
                                       V (&slope_sum)[N], V (&leaky_sum)[N]) {
     if (begin == end) return;
-    const V one = broadcast<V>((A)1), slope = broadcast<V>(r.slope);
+    const V slope = broadcast<V>(r.slope);
     const A* const own_row = t.own[begin] + seg.padded;
     by_parts([&](auto part) GATV2_LAMBDA_INLINE {
       constexpr int from = decltype(part)::value, count = min_of(kAtOnce, N - from);
@@ -382,15 +390,20 @@ struct Micro {
       for (int e = begin; e < end; ++e, de += r.head_stride, masks += t.mask_row) {
         const T* x = t.rows[e] + seg.offset;
         const T* const next = one_address(t.next_rows[e] + seg.offset);
+        V above_0, below_0;
         GATV2_UNROLL
         for (int v = from; v < from + count; ++v) {
           if (kSpread && v % 2) prefetch_vector(next, v);
+          if (v == from || Flat > 0 || v % CV == 0) {
+            above_0 = access.by_head(de, v);
+            below_0 = above_0 * slope;
+          }
           V z = access.get(x, v) + own[v - from];
           if constexpr (Edge)
             z += load(t.projected + (int64_t)e * r.padded_row + seg.padded + v * W);
           const auto above = above_zero(z);
           store_mask(masks + v * kMaskBytes<A>, above);
-          const V w = select(above, one, slope) * access.by_head(de, v);
+          const V w = select(above, above_0, below_0);
           if constexpr (Edge)
             if (t.slopes) store(t.slopes + (int64_t)e * r.padded_row + seg.padded + v * W, w);
           slope_sum[v] += w;
@@ -467,9 +480,8 @@ struct Micro {
         for (int v = from; v < from + count; ++v) {
           prefetch_vector(next, v);
           grad_sum[v] = fma(access.by_head(keep_alpha, v), access.get(g, v), grad_sum[v]);
-          slope_sum[v] =
-              fma(access.by_head(ds, v),
-                  select(load_mask<A>(masks + v * kMaskBytes<A>), one, slope), slope_sum[v]);
+          const V w = select_stored<A>(masks + v * kMaskBytes<A>, one, slope);
+          slope_sum[v] = fma(access.by_head(ds, v), w, slope_sum[v]);
         }
       }
     });
