@@ -473,10 +473,6 @@ GATV2_INLINE VD by_sign(VD z, VD above, VD below) {
 }
 #else
 constexpr bool kBlendsBySign = false;
-template <class V>
-GATV2_INLINE V by_sign(V z, V above, V below) {
-  return z < V{} ? below : above;
-}
 #endif
 
 // Which lanes of a vector are above 0, kept as a bit each: kMaskBytes for a vector. Of the last up

@@ -74,8 +74,8 @@ GATV2_NOINLINE void scatter_scores(A* row, typename Simd<A>::V v, int edges, int
 template <class A, int L, int HB>
 GATV2_INLINE void put_scores(A* to, typename Simd<A>::V v, int e, const Segment& s, int stride) {
   constexpr int W = Simd<A>::W;
-  if (HB == stride && !s.continues) return store(to + e * stride, v);
   if (s.continues) return scatter_scores(to + e * stride + s.head, v, L / HB, HB, stride, true);
+  if (HB == stride) return store(to + e * stride, v);
   if (!kMasksAccess || stride > W) {
     A lanes[W];
     store(lanes, v);
@@ -172,7 +172,7 @@ struct Micro {
     const A *own, *grad;
   };
   // The vectors of the segment that the edges of a tile share: grad by destination, own and grad in
-  // tiles of one row. att_below: att times the slope.
+  // tiles of one row. att_below: att times the slope, for weights that go by sign.
   struct Shared {
     V att[N], att_below[N], own[N], grad[N];
   };
@@ -193,6 +193,7 @@ struct Micro {
       const V xv = access.get(t.x, v);
       V z = xv + (keeps_row(R) ? shared.own[v] : load(t.own + v * W));
       if constexpr (Edge) z += load(projected + v * W);
+      // Their product is att LeakyReLU(z).
       V y, att;
       if constexpr (kBlendsBySign) {
         y = z;
@@ -390,20 +391,20 @@ struct Micro {
       for (int e = begin; e < end; ++e, de += r.head_stride, masks += t.mask_row) {
         const T* x = t.rows[e] + seg.offset;
         const T* const next = one_address(t.next_rows[e] + seg.offset);
-        V above_0, below_0;
+        V ds_above, ds_below;  // ds LeakyReLU'(z) where z is above 0, and elsewhere
         GATV2_UNROLL
         for (int v = from; v < from + count; ++v) {
           if (kSpread && v % 2) prefetch_vector(next, v);
           if (v == from || Flat > 0 || v % CV == 0) {
-            above_0 = access.by_head(de, v);
-            below_0 = above_0 * slope;
+            ds_above = access.by_head(de, v);
+            ds_below = ds_above * slope;
           }
           V z = access.get(x, v) + own[v - from];
           if constexpr (Edge)
             z += load(t.projected + (int64_t)e * r.padded_row + seg.padded + v * W);
           const auto above = above_zero(z);
           store_mask(masks + v * kMaskBytes<A>, above);
-          const V w = select(above, above_0, below_0);
+          const V w = select(above, ds_above, ds_below);
           if constexpr (Edge)
             if (t.slopes) store(t.slopes + (int64_t)e * r.padded_row + seg.padded + v * W, w);
           slope_sum[v] += w;
