@@ -391,7 +391,7 @@ struct Micro {
       for (int e = begin; e < end; ++e, de += r.head_stride, masks += t.mask_row) {
         const T* x = t.rows[e] + seg.offset;
         const T* const next = one_address(t.next_rows[e] + seg.offset);
-        V ds_above, ds_below;  // ds LeakyReLU'(z) where z is above 0, and elsewhere
+        V ds_above{}, ds_below{};  // ds LeakyReLU'(z) where z is above 0, and elsewhere
         GATV2_UNROLL
         for (int v = from; v < from + count; ++v) {
           if (kSpread && v % 2) prefetch_vector(next, v);
