@@ -15,7 +15,7 @@ cmake -S "$source_dir" -B "$build" -DGATV2_ISAS=avx2 -DGATV2_NATIVE_TESTS="$PWD/
 cmake --build "$build" --parallel "$(nproc)" --target gatv2_cpu simd_test_avx2
 "$build/simd_test_avx2"
 if [ $# -eq 0 ]; then
-    set -- tests/kernels/cpu/test_segments.py tests/kernels/cpu/test_flat.py \
+    set -- tests/kernels/cpu/test_layout.py \
         tests/kernels/cpu/test_degrees.py tests/kernels/cpu/test_passes.py \
         tests/kernels/cpu/test_limits.py tests/kernels/test_kernels.py \
         -k "not triton and not reference and not openmp and not take_avx2"

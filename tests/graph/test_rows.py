@@ -49,8 +49,12 @@ class TestRows:
                 outs.append(mine)
                 alphas.append(theirs)
                 grads.append(torch.autograd.grad(mine, list(values.values()), weight[start:stop]))
-        assert torch.equal(torch.cat(outs), out)
-        assert torch.equal(sum(alphas), alpha)
+        for parts, whole in ((torch.cat(outs), out), (sum(alphas), alpha)):
+            if backend in ("scatter", "reference"):
+                # Torch's product of the edge features may round by their number.
+                torch.testing.assert_close(parts, whole, rtol=1e-13, atol=1e-13)
+            else:
+                assert torch.equal(parts, whole)
         for name, found, grad in zip(names, zip(*grads, strict=True), expected, strict=True):
             torch.testing.assert_close(sum(found), grad, rtol=1e-12, atol=1e-12, msg=name)
 

@@ -16,9 +16,9 @@ if [ $# -eq 0 ]; then
     set -- tests/kernels/cpu/test_structure.py tests/kernels/test_kernels.py \
         tests/kernels/cpu/test_limits.py tests/kernels/cpu/test_passes.py \
         tests/kernels/cpu/test_degrees.py tests/kernels/cpu/test_biased.py \
-        tests/kernels/cpu/test_flat.py tests/graph/test_loops.py \
+        tests/kernels/cpu/test_layout.py tests/graph/test_loops.py \
         -k "structure or (test_loops and (kernels_give or bits or strides or both)) or \
-(test_kernels and cpu and (options or dtypes or single)) or zero or nan or last_block or in_blocks or rise_or_fall or padded or degrees or test_biased or test_flat"
+(test_kernels and cpu and (options or dtypes or single)) or zero or nan or last_block or in_blocks or rise_or_fall or padded or degrees or test_biased or test_layout"
 fi
 # Python itself is not instrumented, so the runtime has to be there before it starts, and what Python
 # never frees is no leak of the kernels.

@@ -1,4 +1,4 @@
-"""Rows whose vectors hold parts of several heads, on the instruction sets that have them."""
+"""How heads lie in vectors: parts of several in one, whole vectors, a partial last one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from tests.kernels.cpu.test_passes import assert_right, assert_same, needs_libra
 
 cpu = importlib.import_module("gatv2_pyg.kernels.cpu")
 
-pytestmark = [needs_library, pytest.mark.usefixtures("isa")]
+pytestmark = needs_library
+every_isa = pytest.mark.usefixtures("isa")
 
+# One to nine vectors, and eleven, of 2, 4, 8 and 16 lanes, some with a partial last one.
+VECTORS = tuple(
+    sorted(
+        {lanes * n - less for lanes in (4, 8, 16) for n in (*range(1, 10), 11) for less in (0, 1)}
+    )
+)
 # 3, 5 and 6 quarters of a vector of 8 lanes (float32 with AVX2, float64 with AVX-512) and of 16.
-CHANNELS = (6, 10, 12, 20, 24)
+QUARTERS = (6, 10, 12, 20, 24)
 # Whole units of four heads, what remains of one, and a head by itself; more heads than lanes.
 HEADS = (2, 3, 4, 5, 6, 7, 8, 9, 17)
 # Narrow heads whose rows are up to five vectors of 16 lanes: as many heads as lanes of their
@@ -33,8 +40,9 @@ NARROW = (
 DEGREES = [1, 2, 3, 0, 5, 17, 1, 64, 4, 65, 7, 530, 2, 16, 31, 1, 1, 9]
 
 
+@every_isa
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("channels", QUARTERS)
 @pytest.mark.parametrize("heads", HEADS)
 def test_every_number_of_heads(heads, channels, dtype):
     options = {"edge_dim": 3, "grad_alpha": True} if heads % 2 else {"bias": "head"}
@@ -42,6 +50,7 @@ def test_every_number_of_heads(heads, channels, dtype):
     assert_right(problem, run(cpu, problem), factor=4.0, scale=1.0, beside_autograd=True)
 
 
+@every_isa
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", NARROW, ids=str)
 def test_narrow_heads(shape, dtype):
@@ -50,6 +59,7 @@ def test_narrow_heads(shape, dtype):
     assert_right(problem, run(cpu, problem), factor=4.0, scale=1.0, beside_autograd=True)
 
 
+@every_isa
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     "shape",
@@ -70,6 +80,7 @@ def test_lanes_of_no_head_reach_no_gradient_of_edge_features(shape, dtype):
     assert_right(problem, got, factor=4.0, scale=1.0, beside_autograd=True)
 
 
+@every_isa
 @pytest.mark.parametrize("num_edges", [1, 2, 3, 18])
 @pytest.mark.parametrize("shape", [(5, 20), (5, 24), (9, 12), (5, 10), (9, 6)], ids=str)
 def test_a_head_by_itself(shape, num_edges):
@@ -79,6 +90,7 @@ def test_a_head_by_itself(shape, num_edges):
         assert_right(problem, run(cpu, problem), factor=4.0, scale=1.0, beside_autograd=True)
 
 
+@every_isa
 @pytest.mark.parametrize("what", ["nan", "inf"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", [(2, 12), (3, 20), (5, 24), (7, 10), (4, 6), *NARROW], ids=str)
@@ -105,6 +117,7 @@ def test_what_is_not_finite_stays_in_its_head(shape, dtype, what):
             assert not got[key][:, head].isfinite().all()
 
 
+@every_isa
 @pytest.mark.parametrize(
     "shape", [(3, 20), (6, 24), (8, 12), (5, 6), (7, 10), (8, 5), (6, 5), (3, 9)], ids=str
 )
@@ -117,3 +130,37 @@ def test_bits_do_not_depend_on_threads(shape, threads):
         results.append(run(cpu, problem))
     for other in results[1:]:
         assert_same(other, results[0])
+
+
+@every_isa
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", VECTORS)
+@pytest.mark.parametrize("heads", [1, 3])
+def test_every_number_of_vectors(heads, channels, dtype):
+    options = {"edge_dim": 3, "grad_alpha": True} if channels % 2 else {"bias": "head"}
+    problem = problem_of(DEGREES, (heads, channels), dtype, dropout=0.3, blocks=2, **options)
+    assert_right(problem, run(cpu, problem), factor=4.0, scale=1.0, beside_autograd=True)
+
+
+@every_isa
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [6, 11, 12, 21, 24, 40, 47, 48])
+@pytest.mark.parametrize("heads", [2, 4, 5, 8, 17, 35])
+def test_heads_of_three_vectors(heads, channels, dtype):
+    """Two of them together, what remains by itself; more heads than lanes."""
+    problem = problem_of(DEGREES, (heads, channels), dtype, dropout=0.3)
+    assert_right(problem, run(cpu, problem), factor=4.0, scale=1.0, beside_autograd=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "same"), [((6, 24), True), ((2, 24), True), ((1, 24), False), ((6, 16), False)]
+)
+def test_several_heads_of_24_floats_take_avx2(shape, same, take_isa):
+    """They are whole vectors of it, and one and a half of AVX-512."""
+    problem = problem_of(DEGREES, shape, torch.float32)
+    results = []
+    for isa in ("avx2", "avx512"):
+        take_isa(isa)
+        results.append(run(cpu, problem))
+    equal = all(torch.equal(value, results[1][name]) for name, value in results[0].items())
+    assert equal is same
