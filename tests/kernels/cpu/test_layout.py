@@ -19,7 +19,12 @@ every_isa = pytest.mark.usefixtures("isa")
 # One to nine vectors, and eleven, of 2, 4, 8 and 16 lanes, some with a partial last one.
 VECTORS = tuple(
     sorted(
-        {lanes * n - less for lanes in (4, 8, 16) for n in (*range(1, 10), 11) for less in (0, 1)}
+        {
+            lanes * n - less
+            for lanes in (2, 4, 8, 16)
+            for n in (*range(1, 10), 11)
+            for less in (0, 1)
+        }
     )
 )
 # 3, 5 and 6 quarters of a vector of 8 lanes (float32 with AVX2, float64 with AVX-512) and of 16.
