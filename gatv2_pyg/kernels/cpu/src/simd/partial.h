@@ -100,6 +100,14 @@ GATV2_INLINE uint64_t few_halves(const H* p, int count) {
   return count & 1 ? two | (uint64_t)p[count & 2].bits << 16 * (count & 2) : two;
 }
 
+// Fewer than four floats of four.
+template <class V>
+GATV2_INLINE void store_few(float* p, V v, int count) {
+  if (count & 2) memcpy(p, &v, 2 * sizeof *p);
+  if (count == 1) p[0] = v[0];
+  if (count == 3) p[2] = v[2];
+}
+
 constexpr bool kMasksAccess = false;
 template <class A>
 GATV2_INLINE void store_elements(A* p, unsigned bits, typename Simd<A>::V v, int from) {
@@ -174,9 +182,19 @@ GATV2_INLINE VF load(const float* p, LanesInUse n) { return (VF)_mm256_maskload_
 GATV2_INLINE VD load(const double* p, LanesInUse n) {
   return (VD)_mm256_maskload_pd(p, n.wide_mask());
 }
-GATV2_INLINE void store(float* p, VF v, LanesInUse n) { _mm256_maskstore_ps(p, n.mask, (__m256)v); }
+// Whole stores of parts, which may overlap: on AMD one with a mask takes as long as ten of them.
+GATV2_INLINE void store(float* p, VF v, LanesInUse n) {
+  if (n.count < 4) return store_few(p, _mm256_castps256_ps128((__m256)v), n.count);
+  const __m256i lanes = _mm256_setr_epi32(-4, -3, -2, -1, 0, 1, 2, 3);
+  const __m256i last = _mm256_add_epi32(lanes, _mm256_set1_epi32(n.count));
+  _mm_storeu_ps(p, _mm256_castps256_ps128((__m256)v));
+  _mm_storeu_ps(p + n.count - 4, _mm256_castps256_ps128(_mm256_permutevar8x32_ps((__m256)v, last)));
+}
 GATV2_INLINE void store(double* p, VD v, LanesInUse n) {
-  _mm256_maskstore_pd(p, n.wide_mask(), (__m256d)v);
+  if (n.count == 4) return store(p, v);
+  if (n.count & 2) _mm_storeu_pd(p, _mm256_castpd256_pd128((__m256d)v));
+  if (n.count == 1) p[0] = v[0];
+  if (n.count == 3) p[2] = v[2];
 }
 // The last four halves beside the first.
 template <class H>
@@ -240,9 +258,7 @@ GATV2_INLINE VF load(const float* p, LanesInUse n) {
 }
 GATV2_INLINE void store(float* p, VF v, LanesInUse n) {
   if (n.count == 4) return store(p, v);
-  if (n.count & 2) memcpy(p, &v, 2 * sizeof *p);
-  if (n.count == 1) p[0] = v[0];
-  if (n.count == 3) p[2] = v[2];
+  store_few(p, v, n.count);
 }
 template <class H>
 GATV2_INLINE VF load_halves(const H* p, int count) {

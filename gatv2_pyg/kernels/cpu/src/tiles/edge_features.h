@@ -152,10 +152,8 @@ class EdgeGradients {
       double* const sum = d_weight_;
       for (int64_t d = 0; d < dim; d += kWindow)
         multiply(attr_ + d, 1, dim, (int)min_of((int64_t)kWindow, dim - d), slopes_, row, n_, row,
-                 [=](int k, int64_t c, V v) GATV2_LAMBDA_INLINE {
-                   double* to = sum + (d + k) * row + c;
-                   for (int i = 0; i < W; ++i) to[i] += (double)v[i];
-                 });
+                 [=](int k, int64_t c, V v)
+                     GATV2_LAMBDA_INLINE { add_doubles(sum + (d + k) * row + c, v); });
     }
     n_ = 0;
   }
