@@ -11,6 +11,9 @@ constexpr int kMaxLanes = 16;
 constexpr int kTileSlots = kTile + kMaxLanes;
 constexpr int kBatchSlots = kBatch + kMaxLanes;
 
+enum Direction { kForward, kByDestination };  // the passes that need scores
+enum TileRows { kOneRow, kShortRows };        // the rows whose edges are a tile
+
 // Edges of one row, or of consecutive short rows. Slots past n repeat the last edge.
 template <class T>
 struct Tile {

@@ -202,7 +202,7 @@ struct NarrowScore {
 
 template <class T, int HS, int N>
 const MicroTable<T>* narrow_table() {
-  return table_of<T, Micro<T, 1, N, true, 1, HS>, NarrowScore<T, HS, N>>();
+  return table_of<T, MicroSums<T, 1, N, true, 1, HS>, NarrowScore<T, HS, N>>();
 }
 template <class T, int HS>
 const MicroTable<T>* find_narrow(const Segment& s) {
@@ -218,7 +218,7 @@ const MicroTable<T>* find_narrow(const Segment& s) {
 template <class T, int H, int Q>
 const MicroTable<T>* flat_table() {
   using S = FlatScore<T, H, Q>;
-  return table_of<T, Micro<T, 1, S::N, S::Ragged, 1, FlatHeads<Acc<T>>::kUnit>, S>();
+  return table_of<T, MicroSums<T, 1, S::N, S::Ragged, 1, FlatHeads<Acc<T>>::kUnit>, S>();
 }
 
 template <class T, int Q>
