@@ -46,9 +46,12 @@ struct FlatScore {
   static void score(const Tile<T>& t, const Segment& seg, const Weights<A>& r, A* s, A* d) {
     const V slope = broadcast<V>(r.slope);
     const LanesInUse tail(seg.tail);
-    V att[N], of_s[W], of_d[W];
+    V att[N], att_below[N], of_s[W], of_d[W];
     GATV2_UNROLL
-    for (int v = 0; v < N; ++v) att[v] = load(r.att + seg.padded + v * W);
+    for (int v = 0; v < N; ++v) {
+      att[v] = load(r.att + seg.padded + v * W);
+      att_below[v] = att[v] * slope;
+    }
     GATV2_UNROLL
     for (int k = H * group; k < W; ++k) of_s[k] = of_d[k] = V{};
 #pragma GCC unroll 1
@@ -71,7 +74,8 @@ struct FlatScore {
           const V xv = get(x, v, tail);
           V z = xv + load(own + v * W);
           if constexpr (Edge) z += load(projected + v * W);
-          s_terms[v] = (z > V{} ? z : z * slope) * att[v];
+          const auto f = leaky_factors(z, slope, att[v], att_below[v]);
+          s_terms[v] = f.y * f.att;
           if constexpr (D != kForward) d_terms[v] = xv * load(grad + v * W);
         }
         each_head(s_terms, of_s + k * H);
@@ -164,7 +168,8 @@ struct NarrowScore {
         const V xv = get(x, v, tail);
         V z = xv + load(own + v * W);
         if constexpr (Edge) z += load(projected + v * W);
-        of_s[v] = (z > V{} ? z : z * slope) * att[v];
+        const auto f = leaky_factors(z, slope, att[v], att[v]);
+        of_s[v] = f.y * f.att;
         if constexpr (D != kForward) of_d[v] = xv * load(grad + v * W);
       }
       Scores<V> sum{};

@@ -15,8 +15,6 @@ struct MicroScores {
   using Access = typename Shape::Access;
   static constexpr int W = Shape::W, S = Shape::S, U = Shape::U, N = Shape::N;
 
-  static GATV2_INLINE V leaky(V z, V slope) { return z > V{} ? z : z * slope; }
-
   // Where no row is kept in registers the two kinds of tiles take the same code.
   static constexpr TileRows kOneRowAs = kManyRegisters ? kOneRow : kShortRows;
   // Whether the row's own vectors are kept in registers while a tile of it is scored.
@@ -28,7 +26,7 @@ struct MicroScores {
     const A *own, *grad;
   };
   // The vectors of the segment that the edges of a tile share: grad by destination, own and grad in
-  // tiles of one row. att_below: att times the slope, for weights that go by sign.
+  // tiles of one row.
   struct Shared {
     V att[N], att_below[N], own[N], grad[N];
   };
@@ -49,16 +47,8 @@ struct MicroScores {
       const V xv = access.get(t.x, v);
       V z = xv + (keeps_row(R) ? shared.own[v] : load(t.own + v * W));
       if constexpr (Edge) z += load(projected + v * W);
-      // Their product is att LeakyReLU(z).
-      V y, att;
-      if constexpr (kBlendsBySign) {
-        y = z;
-        att = by_sign(z, shared.att[v], shared.att_below[v]);
-      } else {
-        y = leaky(z, slope);
-        att = shared.att[v];
-      }
-      sum.s = c ? fma(y, att, sum.s) : y * att;
+      const auto f = leaky_factors(z, slope, shared.att[v], shared.att_below[v]);
+      sum.s = c ? fma(f.y, f.att, sum.s) : f.y * f.att;
       if constexpr (D == kByDestination) {
         const V g = keeps_row(R) ? shared.grad[v] : load(t.grad + v * W);
         sum.d = c ? fma(xv, g, sum.d) : xv * g;
@@ -77,7 +67,7 @@ struct MicroScores {
     GATV2_UNROLL
     for (int v = 0; v < N; ++v) {
       shared.att[v] = load(r.att + seg.padded + v * W);
-      if constexpr (kBlendsBySign) shared.att_below[v] = shared.att[v] * slope;
+      shared.att_below[v] = shared.att[v] * slope;
       if constexpr (keeps_row(R)) {
         shared.own[v] = load(t.own[0] + seg.padded + v * W);
         if constexpr (D == kByDestination) shared.grad[v] = load(t.grad[0] + seg.padded + v * W);

@@ -11,6 +11,19 @@ struct Scores {
   V s, d;
 };
 
+// att LeakyReLU(z) as two factors. att_below is att times the slope, for weights that go by sign.
+template <class V>
+struct Factors {
+  V y, att;
+};
+template <class V>
+GATV2_INLINE Factors<V> leaky_factors(V z, V slope, V att, V att_below) {
+  if constexpr (kBlendsBySign)
+    return {z, by_sign(z, att, att_below)};
+  else
+    return {z > V{} ? z : z * slope, att};
+}
+
 template <class A, int bit>
 GATV2_INLINE typename Simd<A>::V fold(typename Simd<A>::V a) {
   return a + swap_lanes<A, bit>(a);
