@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "tiles/micro.h"
+#include "tiles/product.h"
 
 namespace {
 
@@ -205,7 +206,7 @@ void test_partial() {
   using A = Acc<T>;
   constexpr int W = Simd<A>::W;
   const Guarded guarded;
-  for (int n = 1; n <= W; ++n) {
+  for (int n = 0; n <= W; ++n) {
     T* const p = guarded.last<T>(n);
     A want[W] = {}, got[W];
     for (int k = 0; k < n; ++k) {
@@ -499,6 +500,38 @@ void test_lanes() {
   for (int k = 0; k < W; ++k) EXPECT(past[k] == a[k], "past the caches, lane %d", k);
 }
 
+// Of integers, which are exact: each vector is put once.
+template <class A>
+void test_products() {
+  using V = typename Simd<A>::V;
+  constexpr int W = Simd<A>::W, most_rows = 67, most_columns = 11 * W;
+  static A a[most_rows * 17], b[17 * most_columns], got[most_rows][most_columns];
+  static int puts[most_rows][most_columns];
+  for (A& x : a) x = (A)(int)(random_bits() % 15) - 7;
+  for (A& x : b) x = (A)(int)(random_bits() % 15) - 7;
+  const int counts[] = {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 40, 64, 67}, depths[] = {0, 1, 17};
+  for (int rows : counts)
+    for (int columns = 0; columns <= most_columns; columns += W)
+      for (int depth : depths)
+        for (int turned = 0; turned < 2; ++turned) {
+          const int row = turned ? 1 : depth, step = turned ? rows : 1;
+          memset(puts, 0, sizeof puts);
+          multiply(a, row, step, rows, b, columns, depth, columns, [&](int k, int64_t n, V v) {
+            ++puts[k][n];
+            store(&got[k][n], v);
+          });
+          for (int k = 0; k < most_rows; ++k)
+            for (int n = 0; n < most_columns; ++n) {
+              const bool inside = k < rows && n < columns;
+              EXPECT(puts[k][n] == (inside && n % W == 0), "%d x %d: %d puts", k, n, puts[k][n]);
+              A want = 0;
+              for (int m = 0; inside && m < depth; ++m)
+                want += a[k * row + m * step] * b[m * columns + n];
+              EXPECT(!inside || got[k][n] == want, "%d x %d of %d x %d", k, n, rows, columns);
+            }
+        }
+}
+
 void test_words() {
   for (int i = 0; i < 10000; ++i) {
     uint64_t in[kWordLanes], out[kWordLanes];
@@ -530,6 +563,8 @@ int main() {
   test_masks<double>();
   test_lanes<float>();
   test_lanes<double>();
+  test_products<float>();
+  test_products<double>();
   test_words();
   printf("%d faults\n", faults);
   return faults != 0;

@@ -1,5 +1,5 @@
-// Parts of vectors: loads and stores of fewer elements than lanes, which touch nothing past them,
-// and heads that lie apart in a vector.
+// Parts of vectors: loads and stores of 0 to W elements, which touch nothing past them, and heads
+// that lie apart in a vector.
 #pragma once
 
 #include "simd/shuffle.h"
@@ -100,7 +100,7 @@ GATV2_INLINE uint64_t few_halves(const H* p, int count) {
   return count & 1 ? two | (uint64_t)p[count & 2].bits << 16 * (count & 2) : two;
 }
 
-// Fewer than four floats of four.
+// The first `count` of four floats, count < 4.
 template <class V>
 GATV2_INLINE void store_few(float* p, V v, int count) {
   if (count & 2) memcpy(p, &v, 2 * sizeof *p);
@@ -182,7 +182,7 @@ GATV2_INLINE VF load(const float* p, LanesInUse n) { return (VF)_mm256_maskload_
 GATV2_INLINE VD load(const double* p, LanesInUse n) {
   return (VD)_mm256_maskload_pd(p, n.wide_mask());
 }
-// Whole stores of parts, which may overlap: on AMD one with a mask takes as long as ten of them.
+// By whole stores, which may overlap: on AMD a masked store takes as long as ten of them.
 GATV2_INLINE void store(float* p, VF v, LanesInUse n) {
   if (n.count < 4) return store_few(p, _mm256_castps256_ps128((__m256)v), n.count);
   const __m256i lanes = _mm256_setr_epi32(-4, -3, -2, -1, 0, 1, 2, 3);

@@ -1,9 +1,9 @@
-// Vectors of one instruction set, written with the compilers' vector extensions; intrinsics only
-// where those have no word for it (partial loads, half precision, fused multiply-add).
+// Vectors of float and double: their arithmetic, and whole loads and stores. Written, as all of
+// simd/, with the compilers' vector extensions; intrinsics only where those have no word for it.
 //
-// This header and all it includes is compiled once per instruction set. Everything lives in a
-// namespace named after the set and nothing here instantiates std:: templates: an inline function
-// shared between the builds would let the linker keep the copy an older machine cannot run.
+// All that includes this header is compiled once per instruction set. It lives in a namespace named
+// after the set and instantiates no std:: templates: an inline function shared between the builds
+// would let the linker keep the copy an older machine cannot run.
 #pragma once
 
 #include <stddef.h>

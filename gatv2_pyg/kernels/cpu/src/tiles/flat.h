@@ -110,6 +110,7 @@ struct NarrowScore {
   static constexpr int W = Simd<A>::W;
   static constexpr int group = W / HS;  // edges
   static constexpr TileRows kOneRowAs = kShortRows;
+  static_assert(!kBlendsBySign, "att is given in place of att times the slope");
 
   template <class E>
   static GATV2_INLINE V get(const E* p, int v, const LanesInUse& tail) {

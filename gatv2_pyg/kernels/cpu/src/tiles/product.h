@@ -5,15 +5,16 @@
 
 GATV2_BEGIN
 
-// Calls f(Int<n>, first) for blocks of n = R rows, then of half as many, down to one.
+// Calls f(Int<n>, first) for blocks of n = R rows, a power of two, then of half as many, to one.
 template <int R, class F>
 GATV2_INLINE void each_block(int first, int rows, const F& f) {
   for (; rows - first >= R; first += R) f(Int<R>(), first);
   if constexpr (R > 1) each_block<R / 2>(first, rows, f);
 }
 
-// C[k][n] (+)= sum_m a[k][m] b[m][n] for k < rows, n < columns (a multiple of W), in blocks whose
-// sums stay in registers. Row k of a is a + k * a_row, and its elements lie a_step apart.
+// put(k, n, vector) of C[k][n] = sum_m a[k][m] b[m][n] for k < rows, n < columns (a multiple of W),
+// in blocks whose sums stay in registers beside what they are made of. Row k of a is a + k * a_row,
+// and its elements lie a_step apart.
 template <class A, class Put>
 GATV2_INLINE void multiply(const A* a, int64_t a_row, int64_t a_step, int rows, const A* b,
                            int64_t b_row, int64_t depth, int64_t columns, const Put& put) {

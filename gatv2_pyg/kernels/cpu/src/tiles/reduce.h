@@ -1,4 +1,5 @@
-// Scores: sums over the channels of several heads and edges at once, and where they go.
+// Scores: their terms, the sums over the channels of several heads and edges at once, and where
+// these go.
 #pragma once
 
 #include "layout/plan.h"
@@ -11,7 +12,8 @@ struct Scores {
   V s, d;
 };
 
-// att LeakyReLU(z) as two factors. att_below is att times the slope, for weights that go by sign.
+// att LeakyReLU(z) as two factors. att_below is att times the slope, and taken in place of att
+// where z is negative, if that takes no comparison (kBlendsBySign).
 template <class V>
 struct Factors {
   V y, att;
