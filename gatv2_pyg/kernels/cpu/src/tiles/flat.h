@@ -100,6 +100,9 @@ struct FlatScore {
   }
 };
 
+static_assert(!(kBlendsBySign && FlatHeads<float>::kNarrow),
+              "NarrowScore gives att in place of att times the slope");
+
 // Narrow heads, whose rows are turned to [C][HS] to be added up: HS lanes of scores; N vectors of a
 // row.
 template <class T, int HS, int N>
@@ -110,7 +113,6 @@ struct NarrowScore {
   static constexpr int W = Simd<A>::W;
   static constexpr int group = W / HS;  // edges
   static constexpr TileRows kOneRowAs = kShortRows;
-  static_assert(!kBlendsBySign, "att is given in place of att times the slope");
 
   template <class E>
   static GATV2_INLINE V get(const E* p, int v, const LanesInUse& tail) {
