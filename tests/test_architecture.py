@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,10 @@ ROOMS = [
     {"kernels"},
 ]
 """From the top down: a room imports from itself and from those below it."""
+
+HEADERS = PACKAGE / "kernels/cpu/src"
+HEADER_ROOMS = ["passes", "tiles", "micro", "layout", "simd"]
+"""Of the CPU kernels' C++, likewise."""
 
 BENEATH_ALL = {
     "kernels",
@@ -85,6 +90,14 @@ def test_the_modules_have_an_order():
         ready = {name for name, needs in below.items() if needs & set(below) <= done} - done
         assert ready, f"circular imports among {sorted(set(below) - done)}"
         done |= ready
+
+
+def test_includes_point_down():
+    assert {path.name for path in HEADERS.iterdir() if path.is_dir()} == set(HEADER_ROOMS)
+    for path in HEADERS.glob("*/*.h"):
+        depth = HEADER_ROOMS.index(path.parent.name)
+        for room in re.findall(r'#include "(\w+)/', path.read_text()):
+            assert HEADER_ROOMS.index(room) >= depth, f"{path.parent.name}/{path.name}: {room}"
 
 
 SOURCES = ("*.py", "*.cpp", "*.h", "*.sh")

@@ -5,7 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "tiles/micro.h"
+#include "micro/micro.h"
 #include "tiles/product.h"
 
 namespace {

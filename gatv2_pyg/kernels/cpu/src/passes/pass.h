@@ -3,11 +3,11 @@
 #pragma once
 
 #include "layout/parallel.h"
+#include "micro/flat.h"
+#include "micro/interleaved.h"
 #include "simd/philox.h"
 #include "tiles/bias.h"
 #include "tiles/edge_features.h"
-#include "tiles/flat.h"
-#include "tiles/interleaved.h"
 #include "tiles/short_rows.h"
 #include "tiles/softmax.h"
 

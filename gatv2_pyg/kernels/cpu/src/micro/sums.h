@@ -2,7 +2,7 @@
 // in registers.
 #pragma once
 
-#include "tiles/micro_shape.h"
+#include "micro/shape.h"
 
 GATV2_BEGIN
 

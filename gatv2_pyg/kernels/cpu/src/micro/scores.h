@@ -2,8 +2,8 @@
 // vectors and a whole vector of them is reduced at once by a transpose.
 #pragma once
 
-#include "tiles/micro_shape.h"
-#include "tiles/reduce.h"
+#include "micro/reduce.h"
+#include "micro/shape.h"
 
 GATV2_BEGIN
 

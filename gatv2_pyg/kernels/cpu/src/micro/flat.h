@@ -2,7 +2,7 @@
 // score takes up to four heads at once, whose places in their vectors are constants.
 #pragma once
 
-#include "tiles/micro.h"
+#include "micro/micro.h"
 
 GATV2_BEGIN
 

@@ -4,7 +4,7 @@
 // must be copied first.
 #pragma once
 
-#include "tiles/micro.h"
+#include "micro/micro.h"
 
 GATV2_BEGIN
 

@@ -2,8 +2,8 @@
 // several short ones. A table of them for each shape of a segment.
 #pragma once
 
-#include "tiles/micro_scores.h"
-#include "tiles/micro_sums.h"
+#include "micro/scores.h"
+#include "micro/sums.h"
 
 GATV2_BEGIN
 
