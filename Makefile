@@ -46,7 +46,7 @@ workflows:
 build: $(VENV)/.base
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m gatv2_pyg.env | grep '^  fused  *available' || \
-	{ echo "the C++ kernels were not built; why: add --verbose to the line above" >&2; exit 1; }
+	{ echo "the C++ kernels were not built; why: run the line above with -v for --quiet" >&2; exit 1; }
 
 wheel: $(VENV)/.wheel
 	bash tests/wheel/run.sh $(BIN)/python
