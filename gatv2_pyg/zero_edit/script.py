@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         path = chosen.script
         if not os.path.exists(path):
-            print(f"python -m gatv2_pyg: can't open file {path!r}: no such file", file=sys.stderr)
+            _write_line(f"python -m gatv2_pyg: can't open file {path!r}: no such file")
             return 2
         sys.argv = [path, *rest]
         if pkgutil.get_importer(path) is None:
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
             _show_from_the_script(error)
             raise
         atexit.unregister(report)
-        print(f"python -m gatv2_pyg: {error}", file=sys.stderr)
+        _write_line(f"python -m gatv2_pyg: {error}")
         return 1
     return 0
 
@@ -142,4 +142,9 @@ def _report(log: CallLog) -> None:
     lines = log.lines() or ["no GATv2Conv layer was called (calls in compiled code are not seen)"]
     sys.stdout.flush()
     for line in lines:
-        print(f"{prefix}: {line}", file=sys.stderr)
+        _write_line(f"{prefix}: {line}")
+
+
+def _write_line(line: str) -> None:
+    """In one write: ranks share the stream, and ``print`` writes a line's end by itself."""
+    sys.stderr.write(line + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -338,6 +339,34 @@ def test_under_torchrun(tmp_path):
         f"gatv2_pyg [rank {rank}]" for rank in (0, 1)
     ]
     assert all(f"GATv2Conv(3, 2, heads=1): 1 call on {BEST}" in line for line in lines)
+
+
+RECORDS_WRITES = """
+import sys
+import torch
+from torch_geometric.nn import GATv2Conv
+
+
+class Writes:
+    def write(self, text):
+        print(repr(text))
+
+    def flush(self):
+        pass
+
+
+GATv2Conv(3, 2)(torch.randn(2, 3), torch.tensor([[0], [1]]))
+sys.stderr = Writes()
+"""
+
+
+def test_a_line_and_its_end_are_one_write(tmp_path):
+    (tmp_path / "writes.py").write_text(RECORDS_WRITES)
+    result = python("-m", "gatv2_pyg", "writes.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    writes = [ast.literal_eval(line) for line in result.stdout.splitlines()]
+    assert [text.partition(",")[0] for text in writes] == ["gatv2_pyg: GATv2Conv(3"]
+    assert writes[0].endswith("\n")
 
 
 SPAWNS = """
