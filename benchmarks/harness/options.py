@@ -19,17 +19,21 @@ LOCAL = RESULTS / "local"
 BACKENDS = ("auto", "fused", "scatter", "reference")
 
 
-def whole(minimum: int = 1) -> Callable[[str], int]:
-    """Argument type: an integer of at least ``minimum``."""
+MOST_THREADS = 1024  # a process that OpenMP can't start some thousands in crashes
+
+
+def whole(minimum: int = 1, maximum: int | None = None) -> Callable[[str], int]:
+    """Argument type: an integer of at least ``minimum``, and at most ``maximum`` if given."""
+    most = "" if maximum is None else f" and at most {maximum}"
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = minimum - 1
-        if value < minimum:
+        if value < minimum or (maximum is not None and value > maximum):
             raise argparse.ArgumentTypeError(
-                f"expected a whole number of at least {minimum}, got {text!r}"
+                f"expected a whole number of at least {minimum}{most}, got {text!r}"
             )
         return value
 
@@ -107,7 +111,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads",
-        type=whole(),
+        type=whole(maximum=MOST_THREADS),
         metavar="N",
         help="CPU threads (default: what torch chooses)",
     )

@@ -44,7 +44,7 @@ class Form(NamedTuple):
 
     def _order_by_column(self) -> Order:
         num_rows = self.ptr.numel() - 1
-        rows = torch.arange(num_rows, dtype=self.columns.dtype)
+        rows = torch.arange(num_rows, dtype=self.columns.dtype, device=self.ptr.device)
         rows = rows.repeat_interleave(self.ptr.diff(), output_size=self.columns.numel())
         return _by_row(self.columns, rows, self.num_columns, num_rows)
 
@@ -53,7 +53,9 @@ class Form(NamedTuple):
         if dense.dtype == torch.float64:
             size = self.ptr.numel() - 1, self.num_columns
             parts = self.ptr, self.columns, self.values
-            return torch.sparse_csr_tensor(*parts, size, check_invariants=False) @ dense
+            device = self.ptr.device
+            matrix = torch.sparse_csr_tensor(*parts, size, device=device, check_invariants=False)
+            return matrix @ dense
         product = F.embedding_bag(
             self.columns,
             dense.float().contiguous(),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gatv2_pyg import kernels
 from gatv2_pyg.graph.tracing import values_unknown
-from gatv2_pyg.inputs import autocasts, is_bare_map
+from gatv2_pyg.inputs import autocasts, is_bare_map, is_lazy, is_plain_map
 from gatv2_pyg.maps.matrix import SparseMatrix
 from gatv2_pyg.ops.direct import unwrapped
 
@@ -38,7 +38,7 @@ def linear_maps(x: Tensor) -> Callable[[torch.nn.Module], Tensor]:
     if x.layout not in _LAYOUTS or not _is_plain(x):
         return lambda linear: linear(x)
     matrix = SparseMatrix.of(x)
-    return lambda linear: _map(matrix, linear, x) if _is_plain_map(linear, x) else linear(x)
+    return lambda linear: _map(matrix, linear, x) if _can_be_map(linear, x) else linear(x)
 
 
 def _is_plain(x: Tensor) -> bool:
@@ -62,8 +62,13 @@ def _dense_map(x: Tensor, linear: Any) -> Tensor:
     return F.linear(x, parameters["weight"], parameters["bias"])
 
 
-def _is_plain_map(linear: Any, x: Tensor) -> bool:
-    """Whether the product can be taken from the matrix in place of the module."""
+def _can_be_map(linear: Any, x: Tensor) -> bool:
+    """Whether the product can be taken from the matrix in place of the module.
+
+    A module of PyG's that waits for its size learns it, as it would in its first call.
+    """
+    if is_lazy(linear) and is_plain_map(linear):
+        linear.initialize_parameters(linear, (x,))
     weight = linear.weight if is_bare_map(linear) else None
     if weight is None or weight.device.type != "cpu":
         return False

@@ -74,7 +74,10 @@ def philox(counter: Sequence[Tensor | int], key: Sequence[Tensor | int]) -> tupl
     Returns:
         Four int64 tensors of 32-bit words.
     """
-    c0, c1, c2, c3 = (torch.as_tensor(word, dtype=torch.int64) for word in counter)
+    # A default device would move tensors.
+    c0, c1, c2, c3 = (
+        word.to(torch.int64) if isinstance(word, Tensor) else torch.tensor(word) for word in counter
+    )
     k0, k1 = key
     for _ in range(10):
         # int64 wraps, so the 64 bits of the unsigned product are all there.

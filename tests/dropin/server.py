@@ -5,6 +5,7 @@ Requests come as lines of JSON on the standard input, answers go as lines to the
 
 from __future__ import annotations
 
+import collections
 import json
 import math
 import os
@@ -26,8 +27,12 @@ def _preload() -> None:
     from . import cases, child  # noqa: F401
 
 
-def _fork(request: dict) -> int:
-    pid = os.fork()
+def _fork(request: dict) -> int | None:
+    """The process that runs it; None where the machine has no room for one more now."""
+    try:
+        pid = os.fork()
+    except BlockingIOError:
+        return None
     if pid:
         return pid
     status = 1
@@ -76,6 +81,7 @@ def main() -> None:
     """Serves until the standard input ends."""
     _preload()
     running: dict[int, tuple[dict, float]] = {}
+    waiting: collections.deque[dict] = collections.deque()
     answer, pending, open_input = os.dup(1), b"", True
     os.write(answer, b'{"ready": true}\n')
     while open_input or running:
@@ -86,14 +92,14 @@ def main() -> None:
                 _kill(pid)
             time.sleep(0.01)
             continue
+        while waiting and (pid := _fork(waiting[0])) is not None:
+            running[pid] = (waiting.popleft(), time.monotonic())
         if not select.select([0], [], [], 0.01)[0]:
             continue
         data = os.read(0, 1 << 16)
         open_input = bool(data)
         *lines, pending = (pending + data).split(b"\n")
-        for line in lines:
-            request = json.loads(line)
-            running[_fork(request)] = (request, time.monotonic())
+        waiting.extend(map(json.loads, lines))
 
 
 def _reap(running: dict[int, tuple[dict, float]]):

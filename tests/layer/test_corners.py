@@ -167,3 +167,28 @@ def test_second_derivatives_keep_the_dropout_mask(backend):
         out = conv(x, index).sin().sum()
         grads.append(torch.autograd.grad(out, x, create_graph=create_graph)[0].detach())
     torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("second", [False, True], ids=["gradient", "second"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"residual": True, "concat": False}, {"fill_value": "max"}, {"add_self_loops": False}],
+    ids=str,
+)
+@pytest.mark.parametrize("backend", ["auto", "scatter", "reference"])
+def test_another_default_device(backend, options, second):
+    """What is drawn and computed stays where the arguments are."""
+    conv = GATv2Conv(4, 3, heads=3, edge_dim=2, dropout=0.5, **options).double()
+    x, index = problem(9, 4)
+    attr, found = torch.randn(60, 2, dtype=torch.float64), []
+    for device in ("cpu", "meta"):
+        given = x.clone().requires_grad_()
+        torch.manual_seed(3)
+        with use_backend(backend), torch.device(device):
+            out, (_, alpha) = conv(given, index, attr, return_attention_weights=True)
+            (grad,) = torch.autograd.grad(out.square().sum(), given, create_graph=second)
+            if second:
+                (grad,) = torch.autograd.grad(grad.square().sum(), given)
+        found.append([out, alpha, grad])
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)

@@ -128,6 +128,53 @@ def test_lazy_size():
     assert_same([layer(features(), edges())], [out])
 
 
+HALVES = (torch.bfloat16, torch.float16)
+
+
+@compiled
+@layouts
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("options", [{}, {"residual": True}, {"share_weights": True}], ids=str)
+def test_lazy_size_under_autocast(layout, dtype, options):
+    """torch has no such product for a module's own first call."""
+    x = features(dtype=torch.float32)
+    made = []
+    for cls, given in ((GATv2Conv, LAYOUTS[layout](x)), (pyg.GATv2Conv, x)):
+        torch.manual_seed(0)
+        layer = cls(-1, 4, **options)
+        with torch.autocast("cpu", dtype):
+            made.append((layer, layer(given, edges())))
+    (ours, out), (theirs, want) = made
+    assert torch.equal(ours.lin_l.weight, theirs.lin_l.weight)
+    assert not ours.lin_l._forward_pre_hooks and not ours.lin_r._forward_pre_hooks
+    torch.testing.assert_close(out, want, rtol=0.03, atol=0.03)
+
+
+@compiled
+@layouts
+@pytest.mark.parametrize("dtype", HALVES)
+def test_lazy_size_in_half_precision(layout, dtype):
+    layer = GATv2Conv((-1, -1), 4).to(dtype)
+    x = features(dtype=dtype)
+    out = layer((LAYOUTS[layout](x), x), edges())
+    assert layer.lin_l.weight.shape == layer.lin_r.weight.shape == (4, FEATURES)
+    torch.testing.assert_close(out, layer((x, x), edges()), rtol=0.03, atol=0.03)
+
+
+@layouts
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_another_default_device(layout, dtype):
+    ours, theirs = pair_of_layers(dtype=dtype)
+    x, ends = LAYOUTS[layout](features(dtype=dtype)), edges()
+    with torch.device("meta"):
+        out = ours(x, ends)
+        out.square().sum().backward()
+    want = theirs(features(dtype=dtype), ends)
+    want.square().sum().backward()
+    grads = ([p.grad for p in layer.parameters()] for layer in (ours, theirs))
+    assert_same([out, *next(grads)], [want, *next(grads)])
+
+
 @layouts
 def test_new_values_on_a_kept_pattern(layout, built):
     """As dropout makes them: the matrix is a new one, its pattern is not."""
