@@ -13,6 +13,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.cost import targets
 from benchmarks.cost.bench import Bench
 from benchmarks.cost.problems.cases import SEED, Case, build
 from benchmarks.cost.problems.floor import copy_bandwidth, gathers
@@ -199,6 +200,9 @@ def result(data: Data, settings: dict[str, Any]) -> Result:
         [shape, *(_cell(by_degree[degree], data["device"]) for degree in degrees)]
         for shape, by_degree in _by_shape(data).items()
     ]
+    found = []
+    if settings["edges"] == EDGES:
+        found = list(targets.short_rows(_by_shape(data), data["device"]))
     return Result(
         title="Kernels by degree",
         headline=_headline(data, degrees),
@@ -210,8 +214,10 @@ def result(data: Data, settings: dict[str, Any]) -> Result:
                 rows,
                 note="Times over those of the gather of one row an edge; a training step over "
                 f"{gathers(data['device'])['step']} of it. Medians of ratios within rounds.",
-            )
+            ),
+            *([targets.table(found)] if found else []),
         ],
         pictures=[_picture(data)],
         data=dict(data),
+        verdict=f"{targets.summary(found).capitalize()}." if found else "",
     )

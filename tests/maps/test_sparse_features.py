@@ -146,7 +146,8 @@ def test_lazy_size_under_autocast(layout, dtype, options):
             made.append((layer, layer(given, edges())))
     (ours, out), (theirs, want) = made
     assert torch.equal(ours.lin_l.weight, theirs.lin_l.weight)
-    assert not ours.lin_l._forward_pre_hooks and not ours.lin_r._forward_pre_hooks
+    assert not ours.lin_l._forward_pre_hooks
+    assert not ours.lin_r._forward_pre_hooks
     torch.testing.assert_close(out, want, rtol=0.03, atol=0.03)
 
 

@@ -25,6 +25,7 @@ from benchmarks.harness import options
 from benchmarks.harness.environment import PROJECT
 from benchmarks.harness.errors import UsageError
 from benchmarks.harness.reporting import result_files
+from benchmarks.harness.reporting.result import REQUIREMENTS
 from benchmarks.harness.session import Session
 from benchmarks.harness.store import write_atomic
 
@@ -124,7 +125,8 @@ def _part(result: dict[str, Any], part: str, link: str) -> str:
     label = f"Not the real data: {result['stand_in']}. " if result["stand_in"] else ""
     if part == "":
         shown = [label + result["headline"]]
-        shown += [_table(table) for table in result["tables"]]
+        tables = (table for table in result["tables"] if table["title"] != REQUIREMENTS)
+        shown += map(_table, tables)
         shown += [_picture(picture, link) for picture in result["pictures"]]
         return "\n\n".join([*shown, _origin(result)])
     if part == "headline":

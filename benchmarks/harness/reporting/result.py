@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+REQUIREMENTS = "Must reach"
+"""The title of the table of requirements, which only a result's own page shows."""
+
 
 @dataclass
 class Table:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.cost import targets
 from benchmarks.harness import quantities
 from benchmarks.harness.reporting import plots
 from benchmarks.harness.reporting.palette import ORANGE, SKY, VERMILION
@@ -14,6 +15,8 @@ from benchmarks.layers.contestants import GAT, OURS, PYG_GATV2, Contestant
 
 Data = Mapping[str, Any]
 TOLERANCE = 1e-9
+LIMITS = (3, 2.3)
+"""How many times as long an epoch must take with PyG's GATv2Conv and GATConv."""
 TIMED = (OURS, PYG_GATV2, GAT)
 KINDS = {"epoch": "training epoch", "attention": "attention alone"}
 
@@ -183,12 +186,19 @@ def _draw_errors(axes: Any, errors: Mapping[str, list[float]]) -> None:
 def result(data: Data, settings: dict[str, Any]) -> Result:
     """The result of ``molecules`` from its raw data."""
     errors = _errors(data)
+    ratios = targets.over_ours(_seconds(data)["epoch"])
+    found = list(targets.over_peers("training epoch", "ESOL", LIMITS, ratios))
     return Result(
         title="Molecules: solubility with and without bond features",
         headline=_headline(data, errors),
         settings=settings,
-        tables=[*([_accuracy(errors)] if errors else []), _clock(data, settings)],
+        tables=[
+            *([_accuracy(errors)] if errors else []),
+            _clock(data, settings),
+            targets.table(found, "Ratios of the medians."),
+        ],
         pictures=[_picture(data, errors)],
         data=dict(data),
         notes=["GAT is PyG's GATConv."],
+        verdict=f"{targets.summary(found).capitalize()}.",
     )

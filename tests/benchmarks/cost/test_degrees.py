@@ -50,6 +50,28 @@ def test_a_wrong_layer_gets_no_figure(tmp_path: Path, monkeypatch: pytest.Monkey
     assert result["headline"].endswith("degree 2: not timed; degree 8: not timed.")
 
 
+def test_requirements_are_on_the_worst_short_degree() -> None:
+    def entry(shape: str, degree: int, forward: float, step: float) -> dict[str, Any]:
+        ratios = {"forward": [0, forward, 9], "step": [0, 3 * step, 99]}
+        return {"shape": shape, "degree": degree, "kernels": {"ratios": ratios}}
+
+    cases = [
+        entry("8×16", d, f, s) for d, f, s in ((2, 1, 2), (4, 3.5, 1), (8, 2, 3.6), (64, 9, 9))
+    ]
+    cases += [entry("8×8", degree, 1, 1) for degree in (2, 4)]
+    data = {"device": "cpu", "cases": cases}
+    settings = {"degrees": [2, 4], "edges": degrees.EDGES}
+    result = degrees.result(data, settings)
+    assert [row[1:] for row in result.tables[1].rows] == [
+        ["8×16", "≤ 3.50×", "3.50×", "met"],
+        ["8×16", "≤ 3.50×", "3.60×", "not met"],
+    ]
+    assert result.verdict == "1 of 2 requirements met."
+    for other in ({"edges": 100}, {}):
+        data["device"] = "cpu" if other else "cuda"
+        assert len(degrees.result(data, settings | other).tables) == 1
+
+
 @pytest.mark.parametrize(
     ("argv", "named"),
     [

@@ -34,7 +34,7 @@ def run(tmp_path: Path, *argv: str) -> dict[str, Any]:
 
 def test_the_tables_are_the_numbers_behind_them(molecules: Any, tmp_path: Path) -> None:
     result = run(tmp_path, "--seeds", "3", "--epochs", "2", "--rounds", "2")
-    errors, clock = result["tables"]
+    errors, clock, required = result["tables"]
     trained = {entry["model"]: entry["seeds"] for entry in result["data"]["training"]}
     tests = {key: [unit["test"] for unit in units] for key, units in trained.items()}
     for row, variant in zip(errors["rows"], report.VARIANTS, strict=True):
@@ -49,14 +49,21 @@ def test_the_tables_are_the_numbers_behind_them(molecules: Any, tmp_path: Path) 
         ours, peer = (statistics.median(seconds[what][key]) for key in ("ours", "pyg-gatv2"))
         assert clock["rows"][1][place] == quantities.duration(peer)
         assert clock["rows"][1][place + 1] == quantities.ratio(peer / ours)
+        if what == "epoch":
+            assert required["rows"][0][2:] == ["≥ 3.00×", *_verdict(peer / ours, 3)]
     assert result["data"]["agreement_float64"] < report.TOLERANCE
     assert "20 molecules, 5.0 atoms and 2.00 edges an atom" in clock["title"]
     assert "RMSE" in result["headline"]
 
 
+def _verdict(ratio: float, limit: float) -> list[str]:
+    shown = f"{ratio:.1f}×" if ratio >= 10 else f"{ratio:.2f}×"
+    return [shown, "met" if ratio >= limit else "not met"]
+
+
 def test_layers_can_be_timed_without_training(molecules: Any, tmp_path: Path) -> None:
     result = run(tmp_path, "--no-training", "--quick", "--rounds", "1")
-    assert [table["columns"][1] for table in result["tables"]] == ["training epoch"]
+    assert [table["columns"][1] for table in result["tables"]] == ["training epoch", "case"]
     assert not any(entry["seeds"] for entry in result["data"]["training"])
     assert result["headline"].startswith("A training epoch takes ")
 
@@ -68,6 +75,7 @@ def test_a_layer_that_disagrees_is_not_timed(
     result = run(tmp_path, "--no-training", "--rounds", "1")
     assert result["tables"][0]["rows"][0][1:] == ["disagrees, not timed", "–"] * 2
     assert "ours" not in result["data"]["seconds"]["epoch"]
+    assert [row[3:] for row in result["tables"][1]["rows"]] == [["–", "not measured"]] * 2
     assert "disagrees" in result["headline"]
 
 
