@@ -6,6 +6,32 @@
 
 GATV2_BEGIN
 
+// The terms of (2) and (4) of edge e by N vectors of its row, which starts at `offset` in rows and
+// at `padded` in padded ones; `get` gives a vector of a row that has no padding.
+template <Direction D, bool Edge, int N, class T, class V, class Get>
+GATV2_INLINE void edge_terms(const Tile<T>& t, int e, int64_t offset, int64_t padded,
+                             const Weights<Acc<T>>& r, V slope, const V (&att)[N],
+                             const V (&att_below)[N], const Get& get, V (&s)[N], V (&d)[N]) {
+  using A = Acc<T>;
+  constexpr int W = Simd<A>::W;
+  const T* const x = one_address(t.rows[e] + offset);
+  const T* const next = one_address(t.next_rows[e] + offset);
+  const A* const own = one_address(t.own[e] + padded);
+  const A* const grad = D == kForward ? nullptr : one_address(t.grad[e] + padded);
+  const A* const projected = Edge ? t.projected + (int64_t)e * r.padded_row + padded : nullptr;
+  GATV2_UNROLL
+  for (int v = 0; v < N; ++v) {
+    // Every other vector's line; the rest with the sums.
+    if (v % 2 == 0 && v * W * sizeof(T) % 64 == 0) prefetch(next + v * W);
+    const V xv = get(x, v);
+    V z = xv + load(own + v * W);
+    if constexpr (Edge) z += load(projected + v * W);
+    const auto f = leaky_factors(z, slope, att[v], att_below[v]);
+    s[v] = f.y * f.att;
+    if constexpr (D != kForward) d[v] = xv * load(grad + v * W);
+  }
+}
+
 // H heads of Q quarters of a vector.
 template <class T, int H, int Q>
 struct FlatScore {
@@ -54,30 +80,15 @@ struct FlatScore {
     }
     GATV2_UNROLL
     for (int k = H * group; k < W; ++k) of_s[k] = of_d[k] = V{};
+    const auto row = [&](const T* x, int v) GATV2_LAMBDA_INLINE { return get(x, v, tail); };
 #pragma GCC unroll 1
     for (int e0 = 0; e0 < t.n; e0 += group) {
       const int count = min_of(group, t.n - e0);
 #pragma GCC unroll 1
       for (int k = 0; k < count; ++k) {
-        const int e = e0 + k;
-        const T* const x = one_address(t.rows[e] + seg.offset);
-        const T* const next = one_address(t.next_rows[e] + seg.offset);
-        const A* const own = one_address(t.own[e] + seg.padded);
-        const A* const grad = D == kForward ? nullptr : one_address(t.grad[e] + seg.padded);
-        const A* const projected =
-            Edge ? t.projected + (int64_t)e * r.padded_row + seg.padded : nullptr;
         V s_terms[N], d_terms[N];
-        GATV2_UNROLL
-        for (int v = 0; v < N; ++v) {
-          // Every other vector's line; the rest with the sums.
-          if (v % 2 == 0 && v * W * sizeof(T) % 64 == 0) prefetch(next + v * W);
-          const V xv = get(x, v, tail);
-          V z = xv + load(own + v * W);
-          if constexpr (Edge) z += load(projected + v * W);
-          const auto f = leaky_factors(z, slope, att[v], att_below[v]);
-          s_terms[v] = f.y * f.att;
-          if constexpr (D != kForward) d_terms[v] = xv * load(grad + v * W);
-        }
+        edge_terms<D, Edge>(t, e0 + k, seg.offset, seg.padded, r, slope, att, att_below, row,
+                            s_terms, d_terms);
         each_head(s_terms, of_s + k * H);
         if constexpr (D != kForward) each_head(d_terms, of_d + k * H);
       }
@@ -99,9 +110,6 @@ struct FlatScore {
     scatter_scores<A>(d + seg.head, reduce_stored<A, W>(sums), 1, H, 0, false);
   }
 };
-
-static_assert(!(kBlendsBySign && FlatHeads<float>::kNarrow),
-              "NarrowScore gives att in place of att times the slope");
 
 // Narrow heads, whose rows are turned to [C][HS] to be added up: HS lanes of scores; N vectors of a
 // row.
@@ -154,27 +162,16 @@ struct NarrowScore {
                                       A* s, A* d) {
     const V slope = broadcast<V>(r.slope);
     const LanesInUse tail(seg.tail);
-    V att[N];
+    V att[N], att_below[N];
     GATV2_UNROLL
-    for (int v = 0; v < N; ++v) att[v] = load(r.att + v * W);
-    auto terms = [&](int e) GATV2_LAMBDA_INLINE {
-      const T* const x = one_address(t.rows[e]);
-      const T* const next = one_address(t.next_rows[e]);
-      const A* const own = one_address(t.own[e]);
-      const A* const grad = D == kForward ? nullptr : one_address(t.grad[e]);
-      const A* const projected = Edge ? t.projected + (int64_t)e * r.padded_row : nullptr;
+    for (int v = 0; v < N; ++v) {
+      att[v] = load(r.att + v * W);
+      att_below[v] = att[v] * slope;
+    }
+    const auto row = [&](const T* x, int v) GATV2_LAMBDA_INLINE { return get(x, v, tail); };
+    const auto terms = [&](int e) GATV2_LAMBDA_INLINE {
       V of_s[N], of_d[N];
-      GATV2_UNROLL
-      for (int v = 0; v < N; ++v) {
-        // Every other vector's line; the rest with the sums.
-        if (v % 2 == 0 && v * W * sizeof(T) % 64 == 0) prefetch(next + v * W);
-        const V xv = get(x, v, tail);
-        V z = xv + load(own + v * W);
-        if constexpr (Edge) z += load(projected + v * W);
-        const auto f = leaky_factors(z, slope, att[v], att[v]);
-        of_s[v] = f.y * f.att;
-        if constexpr (D != kForward) of_d[v] = xv * load(grad + v * W);
-      }
+      edge_terms<D, Edge>(t, e, 0, 0, r, slope, att, att_below, row, of_s, of_d);
       Scores<V> sum{};
       sum.s = fold<Square>(of_s, *r.flat);
       if constexpr (D != kForward) sum.d = fold<Square>(of_d, *r.flat);
