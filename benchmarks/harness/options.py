@@ -19,7 +19,7 @@ LOCAL = RESULTS / "local"
 BACKENDS = ("auto", "fused", "scatter", "reference")
 
 
-MOST_THREADS = 1024  # a process that OpenMP can't start some thousands in crashes
+MOST_THREADS = 1024  # of some thousands OpenMP ends the process
 
 
 def whole(minimum: int = 1, maximum: int | None = None) -> Callable[[str], int]:
@@ -87,12 +87,18 @@ def existing_folder(text: str) -> Path:
     return Path(text)
 
 
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a folder, got ''")
+    return Path(text)
+
+
 def add_run(parser: argparse.ArgumentParser) -> None:
     """``--out``, ``--fresh``, ``--device``, ``--threads``: every benchmark takes these."""
     default = LOCAL.relative_to(RESULTS.parent.parent)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=_folder,
         default=LOCAL,
         metavar="FOLDER",
         help=f"where the results are written (default: {default})",
@@ -163,7 +169,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     """``--data``: where data sets are looked for first."""
     parser.add_argument(
         "--data",
-        type=Path,
+        type=_folder,
         default=os.environ.get("GATV2_PYG_DATA") or None,
         metavar="FOLDER",
         help="folder with data sets in PyG's layout (Cora/raw/..., tolokers/raw/...), may be "

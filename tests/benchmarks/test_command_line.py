@@ -40,6 +40,9 @@ def test_unknown_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
         (["cora", "--backend", "fastest"], "--backend"),
         (["cora", "--device", "gpu"], "--device"),
         (["cora", "--nothing"], "--nothing"),
+        (["cora", "--threads", "0"], "--threads"),
+        (["cora", "--threads", "100000"], "at most 1024, got '100000'"),
+        (["cora", "--data", ""], "--data: expected a folder"),
         (["citation", "--datasets", "Cora,Reddit"], "'Reddit'"),
         (["heterophily", "--datasets", "Cora"], "'Cora'"),
         (["noise", "--noise", "0,-1"], "--noise"),
@@ -71,6 +74,14 @@ def test_unwritable_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         capsys, ["dictionary-lookup", "--quick", "--out", str(tmp_path / "file" / "results")]
     )
     assert "--out" in error
+
+
+def test_no_name_for_a_folder(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "--out: expected a folder" in one_line_error(capsys, ["memory", "--out", ""])
+    assert not list(tmp_path.iterdir())
 
 
 def test_missing_data_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
