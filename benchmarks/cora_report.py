@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.cost import targets
 from benchmarks.datasets.data import shown_name
 from benchmarks.harness import quantities
 from benchmarks.harness.reporting import plots
 from benchmarks.harness.reporting.result import Picture, Result, Table
+from benchmarks.layers import requirements
 from benchmarks.layers.contestants import DENSE, GAT, OURS, PYG_GATV2, Contestant
 
 Data = Mapping[str, Any]
@@ -95,15 +95,15 @@ def result(data: Data, settings: dict[str, Any], remarks: Sequence[str] = ()) ->
         data["peak_bytes"],
     )
     label = shown_name(graph["name"], graph["stand_in"])
-    ratios = targets.over_ours(found.seconds["sparse"])
-    required = list(targets.over_peers(TIMED["sparse"], label, LIMITS, ratios))
+    ratios = requirements.over_ours(found.seconds["sparse"])
+    required = list(requirements.over_peers(TIMED["sparse"], graph["name"], LIMITS, ratios))
     return Result(
         title=f"{label} in the set-up of the GAT paper",
         headline=_headline(found, label),
         settings=settings,
         tables=[
             _table(found, graph, _note(found, data["agreement_float64"], settings)),
-            targets.table(required, "Ratios of the medians."),
+            requirements.table(required, "Ratios of the medians."),
         ],
         pictures=[_picture(found, graph["name"])],
         data=dict(data),
@@ -115,7 +115,7 @@ def result(data: Data, settings: dict[str, Any], remarks: Sequence[str] = ()) ->
             *remarks,
         ],
         stand_in=graph["stand_in"],
-        verdict=f"{targets.summary(required).capitalize()}.",
+        verdict=f"{requirements.summary(required).capitalize()}.",
     )
 
 

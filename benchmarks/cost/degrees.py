@@ -33,6 +33,7 @@ from benchmarks.harness.reporting.palette import (
 )
 from benchmarks.harness.reporting.result import Picture, Result, Table
 from benchmarks.harness.session import Session
+from benchmarks.layers import requirements
 from benchmarks.layers.build import resolve_backend
 from benchmarks.layers.contestants import OURS, PYG_GATV2
 
@@ -215,9 +216,9 @@ def result(data: Data, settings: dict[str, Any]) -> Result:
                 note="Times over those of the gather of one row an edge; a training step over "
                 f"{gathers(data['device'])['step']} of it. Medians of ratios within rounds.",
             ),
-            *([targets.table(found)] if found else []),
+            *([requirements.table(found)] if found else []),
         ],
         pictures=[_picture(data)],
         data=dict(data),
-        verdict=f"{targets.summary(found).capitalize()}." if found else "",
+        verdict=f"{requirements.summary(found).capitalize()}." if found else "",
     )

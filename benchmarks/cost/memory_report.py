@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.cost.targets import Target, summary, table
 from benchmarks.harness import quantities
 from benchmarks.harness.reporting import plots
 from benchmarks.harness.reporting.result import Picture, Result, Table
 from benchmarks.layers.contestants import COMPARED, OURS, PYG_GATV2, Contestant
+from benchmarks.layers.requirements import Target, summary, table
 
 Data = Mapping[str, Any]
 REQUIRED = {"cpu": ("random-8x16",), "cuda": ("large-8x16", "tolokers")}

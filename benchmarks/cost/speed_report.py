@@ -13,6 +13,7 @@ from benchmarks.harness.measuring.race import Summary, ratio, seconds
 from benchmarks.harness.reporting import plots
 from benchmarks.harness.reporting.palette import BLUE, SKY
 from benchmarks.harness.reporting.result import Picture, Result, Table
+from benchmarks.layers import requirements
 from benchmarks.layers.contestants import (
     COLD,
     COMPARED,
@@ -352,7 +353,7 @@ def result(data: Data, settings: dict[str, Any]) -> Result:
     """The result of ``speed`` from its raw data."""
     found = targets.targets(data)
     scaled = settings["scale"] != 1
-    tables = [targets.table(found)]
+    tables = [requirements.table(found)]
     if scaled:
         tables[0].note += " The limits are meant for graphs of full size; these are scaled down."
     tables += [_layers(data, "forward"), _layers(data, "step"), *_memory_kept(data), _kernels(data)]
@@ -374,5 +375,5 @@ def result(data: Data, settings: dict[str, Any]) -> Result:
         data=dict(data),
         notes=_notes(data),
         stand_in=stand_ins[0] if stand_ins else None,
-        verdict=f"{targets.summary(found).capitalize()}.",
+        verdict=f"{requirements.summary(found).capitalize()}.",
     )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.cost.bench import RUNS
 from benchmarks.cost.problems.floor import gathers
 from benchmarks.harness import quantities
 from benchmarks.harness.measuring.race import ratio
-from benchmarks.harness.reporting.result import REQUIREMENTS, Table
 from benchmarks.layers.contestants import COMPILED, GAT, OURS, PYG_GATV2
+from benchmarks.layers.requirements import Target, over_peers
 
 Data = Mapping[str, Any]
 
@@ -24,41 +23,6 @@ SHORT_ROWS = {"8×16": 3.5, "4×32": 3.5, "1×128": 3.5, "8×8": 6, "1×7": 6, "
 SHORT_DEGREES = (2, 4, 8)
 CUDA_CASES = ("large-8x16", "tolokers")
 CUDA_FLOOR_CASES = ("large-8x16", "large-1x128")
-
-
-@dataclass(frozen=True)
-class Target:
-    """One requirement. ``measured`` is None where it could not be measured."""
-
-    what: str
-    where: str
-    limit: float
-    measured: float | None
-    at_least: bool = False
-    goal: bool = False
-    runs: bool = False
-
-    @property
-    def met(self) -> bool | None:
-        if self.measured is None:
-            return None
-        return self.measured >= self.limit if self.at_least else self.measured <= self.limit
-
-    def row(self) -> list[str]:
-        show = (lambda value: f"{value:.0f}") if self.runs else _exact
-        verdict = {True: "met", False: "not met", None: "not measured"}[self.met]
-        return [
-            self.what,
-            self.where,
-            f"{'≥' if self.at_least else '≤'} {show(self.limit)}",
-            "–" if self.measured is None else show(self.measured),
-            f"goal {verdict}" if self.goal else verdict,
-        ]
-
-
-def _exact(value: float) -> str:
-    """A ratio with the digits a limit needs."""
-    return f"{value:.1f}×" if value >= 10 else f"{value:.2f}×"
 
 
 def over_floor(value: Data, what: str, device: str) -> list[float] | None:
@@ -108,21 +72,6 @@ def _cpu(data: Data) -> Iterator[Target]:
         measured = ratio(data["overhead"].get(what), OURS.key, PYG_GATV2.key)
         yield Target(f"{what}, this layer over PyG GATv2Conv", "30 nodes", limit, measured)
     yield from _repeatable(data)
-
-
-def over_peers(
-    what: str, where: str, limits: Sequence[float], measured: Sequence[float | None]
-) -> Iterator[Target]:
-    """That PyG's GATv2Conv and GATConv, in this order, take so many times as long."""
-    for name, limit, found in zip(("GATv2Conv", "GATConv"), limits, measured, strict=True):
-        yield Target(f"{what}, PyG {name}", where, limit, found, True)
-
-
-def over_ours(seconds: Mapping[str, float]) -> list[float | None]:
-    """PyG's GATv2Conv and GATConv over this layer; None where one was not timed."""
-    ours = seconds.get(OURS.key)
-    taken = (seconds.get(peer.key) for peer in (PYG_GATV2, GAT))
-    return [value / ours if value and ours else None for value in taken]
 
 
 def short_rows(by_shape: Mapping[str, Mapping[int, Data]], device: str) -> Iterator[Target]:
@@ -176,22 +125,3 @@ def _repeatable(data: Data) -> Iterator[Target]:
 def targets(data: Data) -> list[Target]:
     """The requirements on the cases that were measured."""
     return list(_cpu(data) if data["device"] == "cpu" else _cuda(data))
-
-
-def table(
-    found: Sequence[Target], note: str = "Ratios within rounds of one run, their median."
-) -> Table:
-    """The requirements with what was measured and the verdict."""
-    return Table(
-        REQUIREMENTS,
-        ["requirement", "case", "limit", "measured", ""],
-        [target.row() for target in found],
-        note=note,
-    )
-
-
-def summary(found: Sequence[Target]) -> str:
-    """How many of the requirements (goals not counted) are met."""
-    required = [target for target in found if not target.goal]
-    met = sum(bool(target.met) for target in required)
-    return f"{met} of {len(required)} requirements met"

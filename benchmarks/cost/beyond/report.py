@@ -7,10 +7,10 @@ from typing import Any
 
 from benchmarks.cost.beyond.calls import CONTESTANTS
 from benchmarks.cost.problems.cases import count
-from benchmarks.cost.targets import Target, summary, table
 from benchmarks.harness import quantities
 from benchmarks.harness.measuring.race import ratio, seconds
 from benchmarks.harness.reporting.result import Result, Table
+from benchmarks.layers.requirements import Target, summary, table
 
 Data = Mapping[str, Any]
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.cost import targets
 from benchmarks.harness import quantities
 from benchmarks.harness.reporting import plots
 from benchmarks.harness.reporting.palette import ORANGE, SKY, VERMILION
 from benchmarks.harness.reporting.result import Picture, Result, Table
+from benchmarks.layers import requirements
 from benchmarks.layers.contestants import GAT, OURS, PYG_GATV2, Contestant
 
 Data = Mapping[str, Any]
@@ -186,8 +186,8 @@ def _draw_errors(axes: Any, errors: Mapping[str, list[float]]) -> None:
 def result(data: Data, settings: dict[str, Any]) -> Result:
     """The result of ``molecules`` from its raw data."""
     errors = _errors(data)
-    ratios = targets.over_ours(_seconds(data)["epoch"])
-    found = list(targets.over_peers("training epoch", "ESOL", LIMITS, ratios))
+    ratios = requirements.over_ours(_seconds(data)["epoch"])
+    found = list(requirements.over_peers("training epoch", "ESOL", LIMITS, ratios))
     return Result(
         title="Molecules: solubility with and without bond features",
         headline=_headline(data, errors),
@@ -195,10 +195,10 @@ def result(data: Data, settings: dict[str, Any]) -> Result:
         tables=[
             *([_accuracy(errors)] if errors else []),
             _clock(data, settings),
-            targets.table(found, "Ratios of the medians."),
+            requirements.table(found, "Ratios of the medians."),
         ],
         pictures=[_picture(data, errors)],
         data=dict(data),
         notes=["GAT is PyG's GATConv."],
-        verdict=f"{targets.summary(found).capitalize()}.",
+        verdict=f"{requirements.summary(found).capitalize()}.",
     )

@@ -15,6 +15,7 @@ from benchmarks.cli import main
 from benchmarks.cost import bench, speed, speed_report, targets
 from benchmarks.harness import quantities
 from benchmarks.harness.measuring.race import Raced
+from benchmarks.layers import requirements
 from benchmarks.layers.contestants import COMPARED
 from gatv2_pyg import GATv2Conv
 
@@ -206,7 +207,7 @@ def test_verdicts_are_computed_from_the_data(data: dict[str, Any]) -> None:
         ("forward, new graph, this layer over PyG GATv2Conv", "30 nodes", False): (None, None),
         (f"runs of {targets.RUNS} with the same bits", "random", False): (19, False),
     }
-    rows = targets.table(targets.targets(data)).rows
+    rows = requirements.table(targets.targets(data)).rows
     assert rows[0] == [
         "forward, PyG GATv2Conv over this layer",
         "random",
