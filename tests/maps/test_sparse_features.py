@@ -16,21 +16,18 @@ import gatv2_pyg
 from gatv2_pyg import GATv2Conv, kernels
 from gatv2_pyg.graph import cache
 from gatv2_pyg.maps import linear_maps, matrix
-
-NODES, FEATURES = 50, 40
-LAYOUTS = {
-    "csr": Tensor.to_sparse_csr,
-    "csc": Tensor.to_sparse_csc,
-    "coo": Tensor.to_sparse_coo,
-}
-compiled = pytest.mark.skipif(kernels.cpu_kernels() is None, reason="needs the compiled kernels")
-layouts = pytest.mark.parametrize("layout", LAYOUTS)
-
-
-@pytest.fixture(autouse=True)
-def _empty_cache():
-    gatv2_pyg.set_graph_cache(False)
-    gatv2_pyg.set_graph_cache(True)
+from tests.maps.problems import (
+    FEATURES,
+    LAYOUTS,
+    NODES,
+    assert_same,
+    compiled,
+    edges,
+    features,
+    layouts,
+    pair_of_layers,
+    step,
+)
 
 
 @pytest.fixture
@@ -40,43 +37,6 @@ def built(monkeypatch) -> list[int]:
     original = matrix._by_row
     monkeypatch.setattr(matrix, "_by_row", lambda *a: calls.append(1) or original(*a))
     return calls
-
-
-def features(seed: int = 0, dtype=torch.float64, rows: int = NODES) -> Tensor:
-    """Four in five entries are zero, one row and one column wholly."""
-    rng = torch.Generator().manual_seed(seed)
-    x = torch.randn(rows, FEATURES, generator=rng, dtype=torch.float64)
-    x = x * (torch.rand(rows, FEATURES, generator=rng) < 0.2)
-    x[3], x[:, 5] = 0, 0
-    return x.to(dtype)
-
-
-def edges(sources: int = NODES, destinations: int = NODES) -> Tensor:
-    rng = torch.Generator().manual_seed(1)
-    ends = [torch.randint(size, (200,), generator=rng) for size in (sources, destinations)]
-    return torch.stack(ends)
-
-
-def pair_of_layers(in_channels=FEATURES, dtype=torch.float64, **options):
-    torch.manual_seed(0)
-    theirs = pyg.GATv2Conv(in_channels, 5, heads=3, **options).to(dtype)
-    ours = GATv2Conv(in_channels, 5, heads=3, **options).to(dtype)
-    ours.load_state_dict(theirs.state_dict())
-    return ours, theirs
-
-
-def step(layer, x, edge_index, **options) -> list[Tensor]:
-    """The output and the gradients of all parameters."""
-    out = layer(x, edge_index)
-    rng = torch.Generator().manual_seed(2)
-    grad = torch.randn(out.shape, generator=rng, dtype=torch.float64).to(out.dtype)
-    return [out.detach(), *torch.autograd.grad(out, list(layer.parameters()), grad, **options)]
-
-
-def assert_same(got: list[Tensor], want: list[Tensor], **tolerance) -> None:
-    assert len(got) == len(want)
-    for a, b in zip(got, want, strict=True):
-        torch.testing.assert_close(a, b, **tolerance)
 
 
 @layouts
@@ -126,40 +86,6 @@ def test_lazy_size():
     out = layer(features().to_sparse_csr(), edges())
     assert layer.lin_l.weight.shape == (4, FEATURES)
     assert_same([layer(features(), edges())], [out])
-
-
-HALVES = (torch.bfloat16, torch.float16)
-
-
-@compiled
-@layouts
-@pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("options", [{}, {"residual": True}, {"share_weights": True}], ids=str)
-def test_lazy_size_under_autocast(layout, dtype, options):
-    """torch has no such product for a module's own first call."""
-    x = features(dtype=torch.float32)
-    made = []
-    for cls, given in ((GATv2Conv, LAYOUTS[layout](x)), (pyg.GATv2Conv, x)):
-        torch.manual_seed(0)
-        layer = cls(-1, 4, **options)
-        with torch.autocast("cpu", dtype):
-            made.append((layer, layer(given, edges())))
-    (ours, out), (theirs, want) = made
-    assert torch.equal(ours.lin_l.weight, theirs.lin_l.weight)
-    assert not ours.lin_l._forward_pre_hooks
-    assert not ours.lin_r._forward_pre_hooks
-    torch.testing.assert_close(out, want, rtol=0.03, atol=0.03)
-
-
-@compiled
-@layouts
-@pytest.mark.parametrize("dtype", HALVES)
-def test_lazy_size_in_half_precision(layout, dtype):
-    layer = GATv2Conv((-1, -1), 4).to(dtype)
-    x = features(dtype=dtype)
-    out = layer((LAYOUTS[layout](x), x), edges())
-    assert layer.lin_l.weight.shape == layer.lin_r.weight.shape == (4, FEATURES)
-    torch.testing.assert_close(out, layer((x, x), edges()), rtol=0.03, atol=0.03)
 
 
 @layouts
@@ -450,58 +376,6 @@ def test_a_checkpointed_layer():
 
 
 @compiled
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@layouts
-def test_half_precision(layout, dtype):
-    """A map, held to float64 on the same rounded numbers: one rounding of the result."""
-    lin = pyg.Linear(FEATURES, 15).to(dtype)
-    exact = pyg.Linear(FEATURES, 15).double()
-    exact.load_state_dict({name: value.double() for name, value in lin.state_dict().items()})
-    x = features(dtype=dtype)
-    grad = torch.randn(NODES, 15, generator=torch.manual_seed(0)).to(dtype)
-    out = linear_maps(LAYOUTS[layout](x))(lin)
-    want = exact(x.double())
-    got = [out, *torch.autograd.grad(out, list(lin.parameters()), grad)]
-    want = [want, *torch.autograd.grad(want, list(exact.parameters()), grad.double())]
-    eps = torch.finfo(dtype).eps
-    for a, b in zip(got, want, strict=True):
-        assert a.dtype == dtype
-        assert (a.double() - b).abs().max() <= 2 * eps * b.abs().max()
-
-
-@compiled
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_layer_in_half_precision(dtype):
-    ours, _ = pair_of_layers()
-    ours = ours.to(dtype)
-    x = features(dtype=dtype)
-    sparse, dense = step(ours, x.to_sparse_csr(), edges()), step(ours, x, edges())
-    assert sparse[0].dtype == dtype
-    torch.testing.assert_close(sparse[0], dense[0], rtol=0.05, atol=0.05)
-
-
-@compiled
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_dtypes_under_autocast(dtype):
-    """That of the dense product: autocast leaves float64 as it is."""
-    linear, x = torch.nn.Linear(FEATURES, 4, dtype=dtype), features(dtype=dtype)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert linear_maps(x.to_sparse_csr())(linear).dtype == linear(x).dtype
-
-
-@compiled
-@layouts
-def test_autocast(layout):
-    ours, _ = pair_of_layers(dtype=torch.float32)
-    x = features(dtype=torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        want = ours(x, edges())
-        got = ours(LAYOUTS[layout](x), edges())
-    assert got.dtype == want.dtype
-    torch.testing.assert_close(got, want, rtol=0.05, atol=0.05)
-
-
-@compiled
 def test_equal_bits_for_any_number_of_threads():
     ours, _ = pair_of_layers(dtype=torch.float32)
     x = features(dtype=torch.float32).to_sparse_csr()
@@ -599,18 +473,6 @@ def test_a_matrix_goes_with_its_step(layout):
         assert made[0]() is None
     finally:
         gc.enable()
-
-
-@compiled
-@layouts
-def test_half_precision_features_under_autocast(layout):
-    """As dense ones, they need not have the dtype of the weights."""
-    ours, _ = pair_of_layers(dtype=torch.float32)
-    x = features(dtype=torch.bfloat16)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        want = step(ours, x, edges())
-        got = step(ours, LAYOUTS[layout](x), edges())
-    assert_same(got, want, rtol=0.05, atol=0.3)  # of 13
 
 
 @pytest.mark.parametrize(
