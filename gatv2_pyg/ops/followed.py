@@ -45,7 +45,7 @@ def register(name: str, kind: Any, followed: Followed) -> None:
         given = kind._make((absent | dict(zip(names, values, strict=True))).values())
         needs = dict.fromkeys(kind._fields, False) | dict(zip(names, needed, strict=True))
         edges = Edges(Rows(*by_dst), Rows(*by_src) if by_src else None, num_ids)
-        options = Options(slope, dropout, torch.tensor(seed, device="cpu"))
+        options = Options(slope, dropout, torch.tensor(seed))
         # Forward was without them.
         with torch.autocast("cpu", enabled=False), torch._C.DisableTorchFunction():
             found = followed(grad, given, needs, edges, options, Outputs(out, lse, None))
