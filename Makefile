@@ -1,3 +1,4 @@
+# make help    this list
 # make bench   the main benchmark, in a virtual environment made for it
 # make test    the tests, likewise (torch_scatter is built from source once: some minutes)
 #              (SPARSE=1: torch_sparse too, for what samples neighbours: more minutes;
@@ -23,7 +24,10 @@ INSTALL := $(PIP) install --quiet --constraint $(if $(TORCH),$(VENV)/,)constrain
 # pip keeps what it builds without regard to the torch it was built for.
 BUILD := $(INSTALL) --no-build-isolation $(if $(TORCH),--no-cache-dir)
 
-.PHONY: bench test examples lint workflows build wheel docs sanitize clang test-avx512 test-aarch64 fuzz microbench clean
+.PHONY: help bench test examples lint workflows build wheel docs sanitize clang test-avx512 test-aarch64 fuzz microbench clean
+
+help:
+	@sed -n '/^#/!q; s/^# //p' $(firstword $(MAKEFILE_LIST))
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -1,4 +1,4 @@
-"""Runs the examples, each in processes of its own: ``python -m examples``."""
+"""Runs the examples, each in processes of its own."""
 
 from __future__ import annotations
 

@@ -84,6 +84,25 @@ def test_float64_under_autocast_is_left_alone(backend):
     torch.testing.assert_close(out, theirs(x, index), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("backend", PATHS)
+@pytest.mark.parametrize("fill", ["mean", "max", "min", "add", "mul"])
+def test_self_loops_of_a_pair_with_fewer_sources(fill, backend):
+    """Every node that is on both sides has a loop, whose features PyG's layer fails to reduce."""
+    options = {"heads": 2, "edge_dim": 2}
+    _, looped = pair((3, 3), 4, add_self_loops=False, **options)
+    mine = GATv2Conv((3, 3), 4, fill_value=fill, backend=backend, **options).double()
+    mine.load_state_dict(looped.state_dict())
+    x_src, x_dst = problem(2, 3)[0], problem(5, 3)[0]
+    attr = problem(5, 2)[0]
+    edges = torch.tensor([[0, 1, 1, 0, 1], [4, 3, 0, 0, 0]])
+    others = edges[0] != edges[1]
+    reduce = {"add": "sum"}.get(fill, fill)
+    loops = torch_geometric.utils.scatter(attr[others], edges[1, others], 0, 5, reduce)[:2]
+    all_edges = torch.cat([edges[:, others], torch.arange(2).repeat(2, 1)], 1)
+    expected = looped((x_src, x_dst), all_edges, torch.cat([attr[others], loops]))
+    torch.testing.assert_close(mine((x_src, x_dst), edges, attr), expected)
+
+
 def test_nested_overrides():
     with use_backend("reference"):
         with use_backend("fused"):

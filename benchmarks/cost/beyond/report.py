@@ -92,7 +92,7 @@ def _table(data: Data, part: str) -> Table:
         f"{TITLES[part]} ({_where(part, data)})",
         ["", "training step", "over the first", *memory],
         rows,
-        f"Median of {quantities.count(raced['rounds'], 'round')}, in turn."
+        f"Medians of {quantities.count(raced['rounds'], 'round')}, in turn; ratios within rounds."
         + (" Memory over the loaded inputs, each in a fresh process." if memory else ""),
         highlight=LABELS[raced["over"]],
     )
