@@ -30,7 +30,7 @@ def query_pairs(
     if complete:
         path = torch.arange(total, device=code.device)
     else:
-        path = torch.randint(total, (num_pairs,), generator=generator).to(code.device)
+        path = torch.randint(total, (num_pairs,), generator=generator, device="cpu").to(code.device)
     group, first, second = _unrank_pairs(path, offsets)
     # Queries of a key are ascending, so a pair has one spelling.
     low, high = query[start[group] + first], query[start[group] + second]

@@ -162,7 +162,7 @@ def rank_agreement(
 
     queries, num_paths, complete = query_pairs(code, num_keys, num_queries, num_pairs, generator)
     tau, num_shared = kendall_tau_b(code, alpha, queries, num_keys, num_queries, rtol)
-    weight = torch.ones_like(num_paths) if complete else num_paths / num_shared
+    weight = torch.ones_like(num_paths) if complete else num_paths.double() / num_shared
     keep = num_shared >= 2
     return RankAgreement(
         queries[:, keep], num_shared[keep], tau[keep], weight[keep].to(torch.float64)
