@@ -23,25 +23,27 @@ class Target:
 
     @property
     def met(self) -> bool | None:
-        if self.measured is None:
-            return None
-        return self.measured >= self.limit if self.at_least else self.measured <= self.limit
+        return None if self.measured is None else self._is_met_by(self.measured)
+
+    def _is_met_by(self, value: float) -> bool:
+        return value >= self.limit if self.at_least else value <= self.limit
 
     def row(self) -> list[str]:
-        show = (lambda value: f"{value:.0f}") if self.runs else _exact
         verdict = {True: "met", False: "not met", None: "not measured"}[self.met]
         return [
             self.what,
             self.where,
-            f"{'≥' if self.at_least else '≤'} {show(self.limit)}",
-            "–" if self.measured is None else show(self.measured),
+            f"{'≥' if self.at_least else '≤'} {self._shown(self.limit)}",
+            "–" if self.measured is None else self._shown(self.measured),
             f"goal {verdict}" if self.goal else verdict,
         ]
 
-
-def _exact(value: float) -> str:
-    """A ratio with the digits a limit needs."""
-    return f"{value:.1f}×" if value >= 10 else f"{value:.2f}×"
+    def _shown(self, value: float) -> str:
+        """With the digits that tell the verdict."""
+        digits = 0 if self.runs else 1 if value >= 10 else 2
+        while self._is_met_by(round(value, digits)) != self._is_met_by(value):
+            digits += 1
+        return f"{value:.{digits}f}" + ("" if self.runs else "×")
 
 
 def over_peers(

@@ -13,7 +13,7 @@ from torch_geometric.utils import scatter
 from gatv2_pyg import kernels
 from gatv2_pyg.graph.structure import Graph
 from gatv2_pyg.kernels.contract import Rows
-from gatv2_pyg.kernels.plain import are_plain, unwrapped
+from gatv2_pyg.kernels.plain import are_plain, has_function_mode, unwrapped
 
 FillValue = float | Tensor | str | None
 
@@ -78,7 +78,7 @@ def _suits(edge_attr: Tensor, graph: Graph, num_loops: int) -> bool:
         and edge_attr.size(0) + num_loops == graph.num_ids
         and edge_attr.dtype in (torch.float32, torch.float64)
         and unwrapped()
-        and not torch._C._len_torch_function_stack()
+        and not has_function_mode()
         and kernels.cpu_kernels() is not None
     )
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
+from torch.utils._device import DeviceContext
 
 
 def _dispatch_keys(value: Tensor) -> int:
@@ -36,6 +37,17 @@ def unwrapped() -> bool:
         or forward_ad._current_level >= 0
         or torch._C._get_tracing_state() is not None
         or torch.autograd._profiler_enabled()
+    )
+
+
+def has_function_mode() -> bool:
+    """Whether a mode wants to see the functions of a call.
+
+    A default device is a mode to torch; it reaches only what is made without a device.
+    """
+    return any(
+        type(torch._C._get_function_stack_at(level)) is not DeviceContext
+        for level in range(torch._C._len_torch_function_stack())
     )
 
 

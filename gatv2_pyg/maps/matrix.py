@@ -139,9 +139,10 @@ def _by_row(rows: Tensor, columns: Tensor, num_rows: int, num_columns: int) -> O
         try:
             grouped, _ = trimmed_edges(ends, num_columns, num_rows, False, True, wide)
         except EdgeIndexError:
+            (low, first), (high, last) = torch.stack(torch.aminmax(ends, dim=1)).tolist()
             raise ValueError(
-                "Expected the indices of 'x' to lie within its shape, got rows up to "
-                f"{int(rows.max())} and columns up to {int(columns.max())}"
+                "Expected the indices of 'x' to lie within its shape, got rows from "
+                f"{first} to {last} and columns from {low} to {high}"
             ) from None
     in_order = grouped.edge.numel() == 0
     return Order(grouped.ptr, grouped.idx, None if in_order else grouped.edge)

@@ -20,7 +20,7 @@ from gatv2_pyg.kernels.contract import (
     OutputGrads,
     Outputs,
 )
-from gatv2_pyg.kernels.plain import are_plain, have_plain_types, unwrapped
+from gatv2_pyg.kernels.plain import are_plain, has_function_mode, have_plain_types, unwrapped
 from gatv2_pyg.ops import followed, native, operators
 from gatv2_pyg.ops.reference import accumulation_dtype
 
@@ -104,7 +104,7 @@ def step(
         compiled is None
         or inputs.attn_bias is not None
         or not have_plain_types(inputs)
-        or torch._C._len_torch_function_stack()
+        or has_function_mode()
     ):
         return None
     by_dst, by_src, num_ids = edges

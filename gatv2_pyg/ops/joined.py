@@ -21,7 +21,7 @@ from gatv2_pyg.kernels.contract import (
     OutputGrads,
     Outputs,
 )
-from gatv2_pyg.kernels.plain import are_plain, have_plain_types, unwrapped
+from gatv2_pyg.kernels.plain import are_plain, has_function_mode, have_plain_types, unwrapped
 from gatv2_pyg.ops import direct, followed, native, operators
 from gatv2_pyg.ops.dropout import options_of
 
@@ -61,7 +61,7 @@ def takes(x: Tensor) -> bool:
     """Whether a call on such features may take this way: told before all else is at hand."""
     return (
         unwrapped()
-        and not torch._C._len_torch_function_stack()
+        and not has_function_mode()
         and F.linear is _LINEAR
         and are_plain((x,))
         and x.dim() >= 2
@@ -311,7 +311,7 @@ class _Joined(torch.autograd.Function):
     def backward(ctx, grad):
         if grad is None:
             return (None,) * (3 + len(Arguments._fields))
-        if torch.is_autocast_enabled("cpu") or torch._C._len_torch_function_stack():
+        if torch.is_autocast_enabled("cpu") or has_function_mode():
             # Forward was without them.
             with torch.autocast("cpu", enabled=False), torch._C.DisableTorchFunction():
                 found = _Joined._found(ctx, grad)

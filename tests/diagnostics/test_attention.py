@@ -137,30 +137,6 @@ class TestEntropy:
             attention_entropy(edge_index, alpha)
 
 
-@pytest.mark.parametrize("seed", [None, 0])
-def test_sampled_rank_agreement_takes_no_default(seed):
-    """Neither a default device nor a default dtype reaches the draw and its weights."""
-    torch.manual_seed(0)
-    edge_index, alpha = torch.randint(40, (2, 300)), torch.rand(300, 2)
-
-    def sampled():
-        torch.manual_seed(1)
-        generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
-        return rank_agreement(edge_index, alpha, num_pairs=50, generator=generator)
-
-    expected = sampled()
-    with torch.device("meta"):
-        on_device = sampled()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        in_half = sampled()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    for found in (on_device, in_half):
-        for one, two in zip(vars(expected).values(), vars(found).values(), strict=True):
-            torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True)
-
-
 class TestRankAgreement:
     def test_equals_scipy(self):
         edge_index, alpha = random_attention(11, 13, 90, heads=3)
@@ -289,6 +265,29 @@ class TestRankAgreement:
         torch.testing.assert_close(taus[GATConv], torch.ones(4, dtype=torch.float64))
         assert (taus[GATv2Conv] < 0.97).all()
         assert (taus[PyGGATv2Conv] < 0.97).all()
+
+    @pytest.mark.parametrize("seed", [None, 0])
+    def test_samples_take_no_default(self, seed):
+        """Neither a default device nor a default dtype reaches the draw and its weights."""
+        torch.manual_seed(0)
+        edge_index, alpha = torch.randint(40, (2, 300)), torch.rand(300, 2)
+
+        def sampled():
+            torch.manual_seed(1)
+            generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
+            return rank_agreement(edge_index, alpha, num_pairs=50, generator=generator)
+
+        expected = sampled()
+        with torch.device("meta"):
+            on_device = sampled()
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            in_half = sampled()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        for found in (on_device, in_half):
+            for one, two in zip(vars(expected).values(), vars(found).values(), strict=True):
+                torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True)
 
 
 class TestTopK:

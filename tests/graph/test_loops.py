@@ -150,6 +150,20 @@ def test_kernels_give_what_scatter_gives(nodes, edges, dim, wide, dtype, fill_va
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("fill_value", ["mean", "add"])
+def test_a_default_device_leaves_them_to_the_kernels(calls, fill_value, device):
+    edge_attr, edge_index, graph = problem()
+    edge_attr.requires_grad_()
+    found = []
+    for around in (contextlib.nullcontext(), torch.device(device)):
+        with around:
+            out = with_loop_features(edge_attr, edge_index, 40, fill_value, graph)
+            found.append((out, *torch.autograd.grad(out.square().sum(), edge_attr)))
+    assert all(map(torch.equal, *found))
+    assert calls == ["loop_features", "loop_gradients"] * 2
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 @pytest.mark.parametrize("fill_value", ["mean", "add"])
 def test_any_number_of_threads_gives_the_same_bits(calls, threads, fill_value):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch_geometric.nn
 
-from gatv2_pyg import GATv2Conv, use_backend
+from gatv2_pyg import GATv2Conv, Graph, gatv2_attention, use_backend
 from gatv2_pyg.backends import refusal, requested_backend
 
 PATHS = ["auto", "reference"]
@@ -186,6 +186,21 @@ def test_second_derivatives_keep_the_dropout_mask(backend):
         out = conv(x, index).sin().sum()
         grads.append(torch.autograd.grad(out, x, create_graph=create_graph)[0].detach())
     torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("backend", ["auto", "scatter", "reference"])
+def test_a_seed_under_another_default_device(backend):
+    (x, index), found = problem(9, 6), []
+    x, graph = x.view(9, 2, 3).requires_grad_(), Graph.from_edge_index(index, 9)
+    for device in ("cpu", "meta"):
+        for seed in (7, torch.tensor(7, device="cpu")):
+            with torch.device(device):
+                options = {"seed": seed, "dropout": 0.5, "training": True, "backend": backend}
+                out = gatv2_attention(x, x, x[0], graph, **options)
+                found.append([out, *torch.autograd.grad(out.square().sum(), x)])
+    for other in found[1:]:
+        assert all(map(torch.equal, other, found[0]))
+    assert not torch.equal(found[0][0], gatv2_attention(x, x, x[0], graph))
 
 
 @pytest.mark.parametrize("second", [False, True], ids=["gradient", "second"])

@@ -246,6 +246,30 @@ def test_second_derivatives():
     assert_same(list(found[0]), list(found[1]))
 
 
+def test_gradients_by_a_transform():
+    """In COO layout: torch's transforms take no other."""
+    ours, theirs = pair_of_layers()
+    found = []
+    for layer, x in ((ours, features().to_sparse_coo()), (theirs, features())):
+
+        def loss(parameters, layer=layer, x=x):
+            return torch.func.functional_call(layer, parameters, (x, edges())).sin().sum()
+
+        parameters = {name: value.detach() for name, value in layer.named_parameters()}
+        found.append(list(torch.func.grad(loss)(parameters).values()))
+    assert_same(*found)
+
+
+def test_gradients_of_a_matrix_by_a_transform():
+    ours, theirs = pair_of_layers()
+    x = features()
+    found = [
+        torch.func.grad(lambda x, layer=layer: layer(x, edges()).sin().sum())(given)
+        for layer, given in ((ours, x.to_sparse_coo()), (theirs, x))
+    ]
+    torch.testing.assert_close(found[0].to_dense(), found[1])
+
+
 def test_batched_gradients():
     ours, theirs = pair_of_layers()
     grads = torch.randn(3, NODES, 15, dtype=torch.float64, generator=torch.manual_seed(0))
@@ -365,6 +389,15 @@ def test_a_map_of_the_users_own():
     assert_same(step(ours, features().to_sparse_csr(), edges()), step(theirs, features(), edges()))
 
 
+@compiled
+@layouts
+def test_a_lazy_map_of_the_users_own(layout):
+    ours, _ = pair_of_layers()
+    ours.lin_l = torch.nn.LazyLinear(15).double()
+    out = ours(LAYOUTS[layout](features()), edges())
+    assert_same([out], [ours(features(), edges())])
+
+
 def test_a_checkpointed_layer():
     ours, theirs = pair_of_layers()
     x = features().to_sparse_csr()
@@ -390,13 +423,24 @@ def test_equal_bits_for_any_number_of_threads():
 
 
 @compiled
-def test_indices_beyond_the_shape():
+@pytest.mark.parametrize(
+    ("indices", "found"),
+    [
+        ([[0, 1], [2, FEATURES]], f"rows from 0 to 1 and columns from 2 to {FEATURES}"),
+        ([[0, 1], [2, -7]], "rows from 0 to 1 and columns from -7 to 2"),
+        ([[-1, 1], [2, 3]], "rows from -1 to 1 and columns from 2 to 3"),
+        ([[NODES, 1], [2, 3]], f"rows from 1 to {NODES} and columns from 2 to 3"),
+    ],
+    ids=str,
+)
+def test_indices_beyond_the_shape(indices, found):
     ours, _ = pair_of_layers()
-    indices = torch.tensor([[0, 1], [2, FEATURES]])
     with torch.sparse.check_sparse_tensor_invariants(False):
         values = torch.ones(2, dtype=torch.float64)
-        x = torch.sparse_coo_tensor(indices, values, (NODES, FEATURES), check_invariants=False)
-    with pytest.raises(ValueError, match="indices of 'x' to lie within its shape"):
+        parts = torch.tensor(indices), values, (NODES, FEATURES)
+        x = torch.sparse_coo_tensor(*parts, check_invariants=False)
+    match = f"^Expected the indices of 'x' to lie within its shape, got {found}$"
+    with pytest.raises(ValueError, match=match):
         ours(x, edges())
 
 

@@ -95,6 +95,14 @@ def test_dtypes_under_autocast(dtype):
         assert linear_maps(x.to_sparse_csr())(linear).dtype == linear(x).dtype
 
 
+@layouts
+def test_features_wider_than_the_layer_under_autocast(layout):
+    ours, _ = pair_of_layers(dtype=torch.float32)
+    for x in (features(), LAYOUTS[layout](features())):
+        with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError):
+            ours(x, edges())
+
+
 @compiled
 @layouts
 def test_autocast(layout):

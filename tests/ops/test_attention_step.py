@@ -76,8 +76,9 @@ class Call:
             leaves = [leaf for leaf in leaves if leaf.requires_grad]
             if isinstance(out, tuple):
                 out = torch.cat([part.flatten() for part in out])
-            weights = torch.linspace(-1, 1, out.numel()).view(out.shape).to(out.dtype)
-            grads = torch.autograd.grad((out * weights).sum(), leaves) if out.requires_grad else ()
+            weights = torch.linspace(-1, 1, out.numel(), device=out.device)
+            loss = (out * weights.view(out.shape).to(out.dtype)).sum()
+            grads = torch.autograd.grad(loss, leaves) if out.requires_grad else ()
         except Exception as error:
             return type(error), str(error)
         return out.detach(), after, *grads
@@ -317,6 +318,19 @@ def test_a_mode_sees_no_step(steps):
     with Functions():
         assert torch.equal(call(), want)
     assert steps["taken"] == 1
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_default_device_is_no_such_mode(steps, device):
+    call = Call()
+    call.options = {"dropout": 0.4, "training": True}
+    want = call.found()
+    with torch.device(device):
+        for got, same in zip(both(steps, call), want, strict=True):
+            assert torch.equal(got, same)
+        with Functions():
+            assert torch.equal(call.found()[0], want[0])
+    assert steps["taken"] == 2
 
 
 def test_a_change_before_backward_is_an_error(steps):

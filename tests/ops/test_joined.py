@@ -332,6 +332,27 @@ class Watching(TorchFunctionMode):
         return self.make(found) if func in (F.linear, torch.Tensor.mm) else found
 
 
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.5}, {"concat": False}], ids=str)
+@pytest.mark.parametrize("create_graph", [True, False])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_default_device_changes_nothing(taken, device, create_graph, options):
+    x, edge_index, edge_attr = problem()
+    ours, _ = pair(edge_dim=BONDS, **options)
+    leaves, found = [x.requires_grad_(), *ours.parameters()], []
+    for around in (contextlib.nullcontext(), torch.device(device)):
+        torch.manual_seed(3)
+        with around:
+            out = ours(x, edge_index, edge_attr)
+            grads = torch.autograd.grad(out.square().sum(), leaves, create_graph=create_graph)
+            if create_graph:
+                grads += torch.autograd.grad(grads[0].square().sum(), leaves, allow_unused=True)
+        found.append([out, *grads])
+    for got, want in zip(*found, strict=True):
+        assert got is want is None or torch.equal(got, want)
+    assert taken["layer"] == 2
+    assert taken["_gradients"] == 2
+
+
 @pytest.mark.parametrize("create_graph", [True, False])
 def test_backward_is_not_what_autocast_or_a_mode_makes_of_it(taken, create_graph):
     x, edge_index, _ = problem(dtype=torch.float32)

@@ -73,6 +73,7 @@ MODES = [
     observed,
     Operators,
     Functions,
+    lambda: torch.device("meta"),
     hooked_modules,
     replaced_linear,
     lambda: torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t),
